@@ -1,0 +1,55 @@
+"""Explain a trained model's predictions by its training data, features and components."""
+
+import importlib as _importlib
+import typing as _typing
+
+from dualview._version import __version__
+from dualview.data import DualView
+from dualview.data._attribution import DataAttribution
+from dualview.data._explainer import Explainer
+from dualview.data._fit import fit, open
+from dualview.data._ranking import Ranking
+from dualview.engine.outputs import Output, contrast, log_probability, logit, loss, margin
+from dualview.engine.site import Site
+from dualview.engine.store import Store
+from dualview.engine.task import Task
+from dualview.relations import Relation, relate
+
+if _typing.TYPE_CHECKING:
+    from dualview.plotting import plot
+    from dualview.report import write_report
+
+__all__ = [
+    "DataAttribution",
+    "DualView",
+    "Explainer",
+    "Output",
+    "Ranking",
+    "Relation",
+    "Site",
+    "Store",
+    "Task",
+    "__version__",
+    "contrast",
+    "fit",
+    "log_probability",
+    "logit",
+    "loss",
+    "margin",
+    "open",
+    "plot",
+    "relate",
+    "write_report",
+]
+
+_LATE = {"plot": "dualview.plotting", "write_report": "dualview.report"}  # they bring matplotlib and jinja2
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATE:
+        return getattr(_importlib.import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'dualview' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

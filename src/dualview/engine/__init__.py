@@ -1,0 +1,1 @@
+"""Running the model: the only room that knows hooks, batches, devices and disks."""

@@ -1,0 +1,158 @@
+"""One batch: what of it goes into the model, what are its labels, how many samples it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+
+Inputs = Tensor | tuple | dict
+
+
+def split_batch(batch: Any) -> tuple[Inputs, Any]:
+    """Split a batch into model inputs and labels; the default of `Task.split`.
+
+    A tuple or list ends with the labels. A dict, dataclass or named tuple has them under one of
+    `labels`, `label`, `targets`, `target`, `y`; its other entries are keyword arguments.
+    """
+    fields = named_fields(batch)
+    if fields is None:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise TypeError(
+                f"a batch of type {type(batch).__name__} does not say which part are the labels: "
+                "give split=, a function batch → (inputs, targets)"
+            )
+        *inputs, targets = batch
+        return (inputs[0] if len(inputs) == 1 else tuple(inputs)), targets
+    keys = [key for key in TARGET_KEYS if key in fields]
+    if len(keys) != 1:
+        found = "none" if not keys else " and ".join(map(repr, keys))
+        raise ValueError(
+            f"a batch with the entries {', '.join(map(repr, fields))} must hold its labels under exactly one of "
+            f"{', '.join(map(repr, TARGET_KEYS))} (found: {found}); or give split=, a function batch → (inputs, targets)"
+        )
+    targets = fields[keys[0]]
+    inputs = {key: value for key, value in fields.items() if key != keys[0]}
+    if isinstance(batch, tuple):  # a named tuple is called by position, as its author would
+        values = tuple(inputs.values())
+        return (values[0] if len(values) == 1 else values), targets
+    return inputs, targets
+
+
+def named_fields(value: Any) -> dict[str, Any] | None:
+    """Return the named entries of a mapping, a dataclass instance or a labelled named tuple; else None."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        fields = value._asdict()
+        return fields if any(key in fields for key in TARGET_KEYS) else None
+    return None
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """Apply a function to every tensor of the inputs, keeping their structure."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(map_tensors(function, part) for part in inputs)
+    if isinstance(inputs, Mapping):
+        return {key: map_tensors(function, part) for key, part in inputs.items()}
+    return inputs
+
+
+def tensors_in(inputs: Any) -> dict[str, Tensor]:
+    """Return the tensors of the inputs by their place: "" for a lone tensor, else "0", "mask", "0.x"."""
+    found: dict[str, Tensor] = {}
+
+    def visit(part: Any, place: str) -> None:
+        if isinstance(part, Tensor):
+            found[place] = part
+        elif isinstance(part, (tuple, list)):
+            for k, item in enumerate(part):
+                visit(item, f"{place}.{k}" if place else str(k))
+        elif isinstance(part, Mapping):
+            for key, item in part.items():
+                visit(item, f"{place}.{key}" if place else str(key))
+
+    visit(inputs, "")
+    return found
+
+
+def as_inputs(inputs: Any) -> Inputs:
+    """Accept what a user calls inputs: a tensor, an array, a tuple or a mapping of them."""
+    if isinstance(inputs, Tensor):
+        return inputs
+    if isinstance(inputs, tuple):
+        return tuple(as_inputs(part) for part in inputs)
+    if isinstance(inputs, Mapping):
+        return {key: as_inputs(part) for key, part in inputs.items()}
+    if hasattr(inputs, "__array__"):
+        array = torch.as_tensor(inputs)
+        return array.to(torch.get_default_dtype()) if array.is_floating_point() else array
+    return inputs
+
+
+def num_rows(inputs: Inputs) -> int:
+    """Return how many samples the inputs hold: the common first axis of their tensors."""
+    sizes = {place: tensor.shape[0] for place, tensor in tensors_in(inputs).items() if tensor.ndim}
+    if not sizes:
+        raise TypeError(f"`inputs` of type {type(inputs).__name__} hold no tensor with a sample axis")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the parts of `inputs` hold different numbers of samples: {sizes}")
+    return next(iter(sizes.values()))
+
+
+def take_rows(inputs: Inputs, start: int, stop: int) -> Inputs:
+    """Return the samples from `start` to `stop` of the inputs."""
+    return map_tensors(lambda tensor: tensor[start:stop] if tensor.ndim else tensor, inputs)
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """Call the model on inputs: a tuple by position, a dict by name, anything else as it is.
+
+    A dict with a single entry that the model's `forward` does not name is given by position.
+    """
+    if isinstance(inputs, dict):
+        if len(inputs) == 1 and not _accepts(model, next(iter(inputs))):
+            return model(next(iter(inputs.values())))
+        return model(**inputs)
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(inputs)
+
+
+def _accepts(model: nn.Module, name: str) -> bool:
+    parameters = inspect.signature(model.forward).parameters
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def logits_of(output: Any, rows: int) -> Tensor:
+    """Find the logits "row cls" in what a model returned: a tensor, `.logits`, or the first of a tuple."""
+    found = output
+    if isinstance(output, Mapping) and "logits" in output:
+        found = output["logits"]
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        raise TypeError(
+            f"the model returned {type(output).__name__}; expected logits: a float tensor, an object with `.logits`, "
+            "or a tuple that starts with them"
+        )
+    if found.ndim == 0 or found.shape[0] != rows:
+        raise ValueError(f"the model returned logits of shape {tuple(found.shape)} for {rows} samples")
+    flat = found.reshape(rows, -1)
+    if found.ndim > 2 and flat.shape[1] != max(found.shape[1:]):
+        raise ValueError(
+            f"the model returned logits of shape {tuple(found.shape)}; expected one row of classes per sample, (row, class)"
+        )
+    return flat

@@ -1,0 +1,252 @@
+"""The user's data set, read in its own order: map-style data sets, tensors and DataLoaders."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+
+from dualview.engine.batches import as_inputs, named_fields, tensors_in
+from dualview.errors import AugmentationWarning
+
+log = logging.getLogger("dualview")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A map-style data set with the way its samples become batches.
+
+    Attributes:
+        dataset: anything with `__len__` and `__getitem__`.
+        collate: samples → batch.
+        num_workers: processes that read.
+    """
+
+    dataset: Any
+    collate: Callable[[list], Any]
+    num_workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batches(self, positions: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], Any]]:
+        """Read the samples at these positions, in this order, in batches of at most `batch_size`."""
+        chunks = [list(positions[k : k + batch_size]) for k in range(0, len(positions), batch_size)]
+        loader = DataLoader(
+            _Indexed(self.dataset),
+            batch_sampler=chunks,
+            collate_fn=self.collate,
+            num_workers=self.num_workers if len(chunks) > 1 else 0,
+            generator=torch.Generator(),
+        )
+        yield from zip(chunks, loader, strict=True)
+
+    def sample(self, position: int) -> Any:
+        """Read one sample, as the data set gives it."""
+        return self.dataset[position]
+
+    def batch(self, positions: Sequence[int]) -> Any:
+        """Read a few samples as one batch, in this process."""
+        return self.collate([self.dataset[int(position)] for position in positions])
+
+
+class _Indexed(Dataset):
+    """Any indexable object as a data set, so that a loader takes it."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.dataset[position]
+
+
+class _Transformed(Dataset):
+    """A data set without a transform of its own, whose samples' inputs pass through one."""
+
+    def __init__(self, dataset: Any, transform: Callable[[Any], Any]) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> Any:
+        sample = self.dataset[position]
+        if not isinstance(sample, tuple) or len(sample) != 2:
+            raise TypeError(
+                f"transform= needs a data set with a `transform` attribute, or samples (input, label); "
+                f"sample {position} is a {type(sample).__name__}"
+            )
+        return self.transform(sample[0]), sample[1]
+
+
+def as_samples(data: Any, *, name: str = "train", transform: Callable[[Any], Any] | None = None) -> Samples:
+    """Accept a map-style data set, a tuple of tensors or arrays (inputs..., labels), or a DataLoader.
+
+    A DataLoader gives its data set, collate function and workers; its order, shuffling and batch
+    size are not used. `transform` replaces the data set's own `transform` (on a shallow copy), or
+    is applied to the inputs of a data set that has none.
+
+    Raises:
+        TypeError: an iterable data set, or something that cannot be indexed.
+        ValueError: an empty data set.
+    """
+    collate, workers = collate_samples, 0
+    if isinstance(data, Samples):
+        return data
+    if isinstance(data, DataLoader):
+        if isinstance(data.dataset, IterableDataset):
+            raise TypeError(_iterable_message(name))
+        if data.collate_fn is not default_collate:
+            collate = data.collate_fn
+        workers, data = data.num_workers, data.dataset
+    if isinstance(data, IterableDataset) or (hasattr(data, "__iter__") and not hasattr(data, "__getitem__")):
+        raise TypeError(_iterable_message(name))
+    if (
+        isinstance(data, tuple)
+        and data
+        and all(hasattr(part, "__array__") or isinstance(part, Tensor) for part in data)
+    ):
+        data = _tensor_dataset(data, name)
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise TypeError(
+            f"`{name}` must be a map-style data set (with __len__ and __getitem__), a tuple of tensors "
+            f"(inputs, labels) or a DataLoader; it is {type(data).__name__}"
+        )
+    if len(data) == 0:
+        raise ValueError(f"`{name}` is an empty data set")
+    if transform is not None:
+        data = _with_transform(data, transform) or _Transformed(data, transform)
+    return Samples(data, collate, workers)
+
+
+def collate_samples(samples: list) -> Any:
+    """Collate samples as torch does, and dataclass instances field by field."""
+    first = samples[0]
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        columns = default_collate([named_fields(sample) for sample in samples])
+        return dataclasses.replace(first, **columns)
+    return default_collate(samples)
+
+
+def warn_if_augmented(samples: Samples, *, name: str = "train") -> None:
+    """Read a few samples twice and warn where the reads differ."""
+    positions = sorted({0, len(samples) // 2, len(samples) - 1})
+    changed = [p for p in positions if not _same(samples.batch([p]), samples.batch([p]))]
+    if changed:
+        warnings.warn(
+            f"two reads of `{name}` sample {changed[0]} differ: the data set augments. Attribution needs the view "
+            "that the model is evaluated on: give transform=, the evaluation transform, or an un-augmented data set",
+            AugmentationWarning,
+            stacklevel=3,
+        )
+
+
+def input_spec(inputs: Any) -> dict[str, dict]:
+    """Describe inputs for later checks: per tensor its dtype and the shape of one sample."""
+    return {
+        place: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape[1:])}
+        for place, tensor in tensors_in(inputs).items()
+    }
+
+
+def spec_of(samples: Samples, split: Callable[[Any], tuple[Any, Any]], count: int = 8) -> dict[str, dict]:
+    """Describe a data set's inputs from some evenly spaced samples read one by one; shapes may vary."""
+    spec: dict[str, dict] | None = None
+    for position in sorted({round(k * (len(samples) - 1) / max(1, count - 1)) for k in range(count)}):
+        spec = merge_specs(spec, input_spec(split(samples.batch([position]))[0]))
+    assert spec is not None
+    return spec
+
+
+def merge_specs(known: dict[str, dict] | None, new: dict[str, dict]) -> dict[str, dict]:
+    """Join the descriptions of two batches; a shape that varies between them becomes None."""
+    if known is None:
+        return new
+    return {
+        place: entry if known.get(place, entry)["shape"] == entry["shape"] else {**entry, "shape": None}
+        for place, entry in new.items()
+    }
+
+
+def check_inputs(inputs: Any, spec: dict[str, dict]) -> None:
+    """Refuse inputs whose parts or shapes are not those of the training samples."""
+    came = input_spec(inputs)
+    if set(came) != set(spec):
+        raise ValueError(f"`inputs` have the parts {sorted(came)}; the training samples have {sorted(spec)}")
+    for place, entry in spec.items():
+        part = f"`inputs`[{place!r}]" if place else "`inputs`"
+        if entry["shape"] is None or came[place]["shape"] == entry["shape"]:
+            continue
+        expected, shape = ", ".join(map(str, entry["shape"])), tensors_in(inputs)[place].shape
+        hint = "; for a single sample give inputs[None]" if list(shape) == entry["shape"] else ""
+        raise ValueError(f"{part} has shape {tuple(shape)}; expected (test, {expected}) as in training{hint}")
+
+
+def _tensor_dataset(parts: tuple, name: str) -> TensorDataset | list:
+    if len(parts) < 2:
+        raise TypeError(f"`{name}` is a tuple of one tensor; expected (inputs, labels)")
+    lengths = [len(part) for part in parts]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the tensors of `{name}` hold different numbers of samples: {lengths}")
+    if any(getattr(getattr(part, "dtype", None), "kind", "f") in "OUS" for part in parts):
+        return list(zip(*parts, strict=True))  # labels that are words stay words until classes= maps them
+    return TensorDataset(*(as_inputs(part) for part in parts))
+
+
+def _with_transform(dataset: Any, transform: Callable[[Any], Any]) -> Any | None:
+    """Return a shallow copy of a data set with its `transform` replaced, looking through subsets."""
+    if isinstance(dataset, Subset):
+        inner = _with_transform(dataset.dataset, transform)
+        return None if inner is None else Subset(inner, dataset.indices)
+    if isinstance(dataset, ConcatDataset):
+        inners = [_with_transform(part, transform) for part in dataset.datasets]
+        return None if any(inner is None for inner in inners) else ConcatDataset(inners)
+    if hasattr(dataset, "transform"):
+        replaced = copy.copy(dataset)
+        replaced.transform = transform
+        if hasattr(replaced, "transforms"):  # torchvision's pair of both transforms, which wins over `transform`
+            replaced.transforms = None if replaced.transforms is None else _Pair(transform, dataset.target_transform)
+        return replaced
+    return None
+
+
+@dataclass(frozen=True)
+class _Pair:
+    transform: Callable[[Any], Any]
+    target_transform: Callable[[Any], Any] | None
+
+    def __call__(self, sample: Any, target: Any) -> tuple[Any, Any]:
+        return self.transform(sample), target if self.target_transform is None else self.target_transform(target)
+
+
+def _same(first: Any, second: Any) -> bool:
+    fields_a, fields_b = named_fields(first), named_fields(second)
+    if fields_a is not None and fields_b is not None:
+        return fields_a.keys() == fields_b.keys() and all(_same(fields_a[key], fields_b[key]) for key in fields_a)
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and first.dtype == second.dtype and _same_bytes(first, second)
+    if isinstance(first, (tuple, list)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return bool(first == second)
+
+
+def _same_bytes(first: Tensor, second: Tensor) -> bool:
+    return bool(((first == second) | ((first != first) & (second != second))).all())
+
+
+def _iterable_message(name: str) -> str:
+    return (
+        f"`{name}` is an iterable data set: its samples have no positions to attribute to. Give a map-style data set "
+        "(with __len__ and __getitem__), e.g. list(dataset) where it fits into memory"
+    )

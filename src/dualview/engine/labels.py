@@ -1,0 +1,72 @@
+"""Labels as a user has them, turned into output columns of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def columns_of(labels: Any, num_classes: int, classes: Mapping[Any, int] | None = None) -> Int[Tensor, " row"]:
+    """Return the output column of each label.
+
+    Args:
+        labels: a tensor, array or sequence of labels, one a sample.
+        num_classes: output columns of the network.
+        classes: label → column, where labels are not columns already.
+
+    Raises:
+        ValueError: a label is no column, or is not one label per sample.
+    """
+    if classes is not None:
+        return _checked(torch.tensor([_look_up(label, classes) for label in _items(labels)]), num_classes)
+    if not isinstance(labels, Tensor):
+        try:
+            labels = torch.as_tensor(labels)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"labels such as {labels[0]!r} are no output columns: give classes=, a mapping label → column"
+            ) from None
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"`targets` have shape {tuple(labels.shape)}; expected one label per sample, (row,). "
+            "Several labels per sample (multi-label, one-hot) are not supported: give split= to return class indices"
+        )
+    if labels.is_floating_point():
+        if not bool((labels == labels.round()).all()):
+            raise ValueError(
+                "`targets` are not whole numbers: DualView explains classifiers, and this looks like regression"
+            )
+    elif labels.is_complex():
+        raise ValueError("`targets` are complex numbers; expected class labels")
+    return _checked(labels.detach().to("cpu", torch.int64), num_classes)
+
+
+def _items(labels: Any) -> list:
+    items = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    return [item[0] if isinstance(item, (list, tuple)) and len(item) == 1 else item for item in items]
+
+
+def _look_up(label: Any, classes: Mapping[Any, int]) -> int:
+    for key in (label, str(label)):
+        if key in classes:
+            return int(classes[key])
+    if isinstance(label, float) and label.is_integer() and int(label) in classes:
+        return int(classes[int(label)])
+    raise ValueError(f"label {label!r} is not in classes=, which knows {', '.join(map(repr, list(classes)[:10]))}")
+
+
+def _checked(columns: Int[Tensor, " row"], num_classes: int) -> Int[Tensor, " row"]:
+    outside = (columns < 0) | (columns >= num_classes)
+    if bool(outside.any()):
+        first = int(outside.nonzero()[0])
+        raise ValueError(
+            f"label {int(columns[first])} (sample {first}) is no output column: the network has columns 0 to "
+            f"{num_classes - 1}. Give classes=, a mapping label → column"
+        )
+    return columns

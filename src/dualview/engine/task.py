@@ -1,0 +1,180 @@
+"""All the library may know of the user's model: what goes in, what comes out, what is measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+
+from dualview.engine import outputs
+from dualview.engine.batches import Inputs, call_model, logits_of, map_tensors, num_rows, split_batch
+from dualview.engine.isolation import device_of
+from dualview.engine.site import Site
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Describe a trained classifier to the library. A bare model serves where every default fits.
+
+    Args:
+        model: the trained network; it is never changed, moved or wrapped.
+        readout: the last linear layer, by name or as a `Site`; None finds the one Linear whose
+            output is the model's output.
+        output: what is measured for a target: `dv.logit`, `dv.margin`, `dv.log_probability`,
+            `dv.contrast(a, b)`, `dv.loss`, an `Output`, or a function (logits "row cls", targets
+            "row") → "row". A one-logit network counts as two columns, (−z/2, z/2).
+        loss: the training loss, (model output, targets) → one value per sample, or their sum or
+            mean, which is detected. A one-logit network's loss is called with outputs and float
+            targets of shape "row".
+        split: batch → (inputs, targets). The default takes the last element of a tuple as targets,
+            or the entry called labels, label, targets, target or y of a dict or dataclass. Inputs
+            are a tensor, a tuple (model(*inputs)) or a dict (model(**inputs)).
+        classes: label → output column, where labels are not columns already.
+        checkpoints: for methods that use several.
+        class_names: a name per output column, for people.
+        display: one sample's input → image (H×W, H×W×3 or ×4 array, or a C×H×W tensor) or text;
+            undo normalisation here.
+
+    Example:
+        >>> task = Task(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), output=outputs.margin)
+    """
+
+    model: nn.Module
+    readout: Site | str | None = None
+    output: Measure | tuple[Measure, ...] = outputs.logit
+    loss: Measure = outputs.loss
+    split: Callable[[Any], tuple[Any, Any]] = split_batch
+    classes: Mapping[Any, int] | None = None
+    checkpoints: Sequence[Any] = ()
+    _: KW_ONLY
+    class_names: Sequence[str] | None = None
+    display: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"`model` must be a torch.nn.Module; it is {type(self.model).__name__}")
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "row cls"]:
+        """Return the network's raw outputs for a batch of inputs; a one-logit network has one column."""
+        device = device_of(self.model)
+        placed = map_tensors(lambda tensor: tensor.to(device), inputs)
+        return logits_of(call_model(self.model, placed), num_rows(inputs))
+
+    def losses(
+        self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
+    ) -> Float[Tensor, " row"]:
+        """Return the training loss of each row, for logits with one column a class (see `class_logits`)."""
+        if self.loss is outputs.loss:
+            return outputs.loss(logits, targets)
+        return per_sample(self.loss, *_as_trained(logits, targets, one_logit))
+
+    def loss_reduction(
+        self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
+    ) -> str:
+        """Tell what the task's loss returns for several samples: "none" (one value each), their "sum" or "mean"."""
+        if self.loss is outputs.loss:
+            return "none"
+        return reduction_of(self.loss, *_as_trained(logits, targets, one_logit))
+
+    @property
+    def measured(self) -> str:
+        """Name of what is measured."""
+        return getattr(self.single_output, "name", None) or getattr(self.output, "__name__", repr(self.output))
+
+    @property
+    def single_output(self) -> Measure:
+        """The output, where there is one; several at once are refused."""
+        if isinstance(self.output, tuple):
+            if len(self.output) != 1:
+                raise ValueError(
+                    f"`output` is a tuple of {len(self.output)}; data attribution explains one output a call: "
+                    "use dataclasses.replace(task, output=...) for each"
+                )
+            return self.output[0]
+        return self.output
+
+    def measure(
+        self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
+    ) -> Float[Tensor, " row"]:
+        """Return the measured output of each row, for logits with one column a class."""
+        if self.single_output is outputs.loss:
+            return self.losses(logits, targets, one_logit=one_logit)
+        return self.single_output(logits, targets)
+
+    def directions(self, raw: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, "row cls"]:
+        """Return the gradient of each row's measured output with respect to its class logits."""
+        one_logit = raw.shape[1] == 1
+        return outputs.directions(partial(self.measure, one_logit=one_logit), class_logits(raw), targets)
+
+
+def as_task(task: Task | nn.Module) -> Task:
+    """Return a task; a bare model becomes one with every default."""
+    return task if isinstance(task, Task) else Task(task)
+
+
+def class_logits(raw: Float[Tensor, "row cls"]) -> Float[Tensor, "row cls"]:
+    """Return one column a class: one logit z for two classes becomes (−z/2, z/2), else `raw` itself.
+
+    The softmax of the two columns is (1 − sigmoid(z), sigmoid(z)).
+    """
+    return torch.cat([-raw / 2, raw / 2], dim=1) if raw.shape[1] == 1 else raw
+
+
+def per_sample(loss: Measure, logits: Float[Tensor, "row ..."], targets: Tensor) -> Float[Tensor, " row"]:
+    """Return the loss of each row, whether `loss` gives rows, their sum, or their mean.
+
+    A torch loss module is asked without its reduction, which keeps class weights; any other loss
+    that returns one number is called row by row, after `reduction_of` found it to be their sum or
+    mean.
+
+    Raises:
+        ValueError: the loss is neither per row, nor the sum or mean over rows.
+    """
+    if isinstance(loss, _Loss) and getattr(loss, "reduction", "none") != "none":
+        loss = copy.copy(loss)
+        loss.reduction = "none"
+    if reduction_of(loss, logits, targets) == "none":
+        return loss(logits, targets).reshape(len(logits))
+    return _one_by_one(loss, logits, targets)
+
+
+def reduction_of(loss: Measure, logits: Float[Tensor, "row ..."], targets: Tensor) -> str:
+    """Tell what `loss` returns for these rows: "none" (one value a row), their "sum" or their "mean"."""
+    rows = len(logits)
+    with torch.no_grad():
+        value = loss(logits, targets)
+        if value.ndim > 0 and value.numel() == rows:
+            return "none"
+        if value.numel() != 1:
+            shape = tuple(value.shape)
+            raise ValueError(f"`loss` returned shape {shape} for {rows} samples; expected ({rows},) or one number")
+        singles = _one_by_one(loss, logits, targets)
+        tolerance = 1e-4 * singles.abs().sum() + 1e-6
+        if (value * rows - singles.sum()).abs() <= tolerance * max(1, rows):
+            return "mean"
+        if (value - singles.sum()).abs() <= tolerance:
+            return "sum"
+    raise ValueError(
+        "`loss` returns one number that is neither the sum nor the mean of its per-sample values "
+        "(class weights, or a coupling between samples?): give a loss with reduction='none'"
+    )
+
+
+def _as_trained(logits: Tensor, targets: Tensor, one_logit: bool) -> tuple[Tensor, Tensor]:
+    """Return what the user's loss is called with: for one logit, that logit and float targets, both "row"."""
+    if not one_logit:
+        return logits, targets
+    return logits[:, 1] - logits[:, 0], targets.to(logits.dtype)
+
+
+def _one_by_one(loss: Measure, logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.stack([loss(logits[i : i + 1], targets[i : i + 1]).reshape(()) for i in range(len(logits))])
