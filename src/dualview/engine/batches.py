@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
-Inputs = Tensor | tuple | dict
+Inputs = Tensor | tuple | list | Mapping
 
 
 def split_batch(batch: Any) -> tuple[Inputs, Any]:
@@ -35,7 +37,8 @@ def split_batch(batch: Any) -> tuple[Inputs, Any]:
         found = "none" if not keys else " and ".join(map(repr, keys))
         raise ValueError(
             f"a batch with the entries {', '.join(map(repr, fields))} must hold its labels under exactly one of "
-            f"{', '.join(map(repr, TARGET_KEYS))} (found: {found}); or give split=, a function batch → (inputs, targets)"
+            f"{', '.join(map(repr, TARGET_KEYS))} (found: {found}); "
+            "or give split=, a function batch → (inputs, targets)"
         )
     targets = fields[keys[0]]
     inputs = {key: value for key, value in fields.items() if key != keys[0]}
@@ -51,8 +54,8 @@ def named_fields(value: Any) -> dict[str, Any] | None:
         return dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        fields = value._asdict()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        fields = dict(zip(value._fields, value, strict=True))  # type: ignore[attr-defined]
         return fields if any(key in fields for key in TARGET_KEYS) else None
     return None
 
@@ -86,8 +89,8 @@ def tensors_in(inputs: Any) -> dict[str, Tensor]:
     return found
 
 
-def as_inputs(inputs: Any) -> Inputs:
-    """Accept what a user calls inputs: a tensor, an array, a tuple or a mapping of them."""
+def as_inputs(inputs: Any) -> Any:
+    """Accept what a user calls inputs: a tensor, an array, a tuple or a mapping of them; leave the rest as it is."""
     if isinstance(inputs, Tensor):
         return inputs
     if isinstance(inputs, tuple):
@@ -95,8 +98,10 @@ def as_inputs(inputs: Any) -> Inputs:
     if isinstance(inputs, Mapping):
         return {key: as_inputs(part) for key, part in inputs.items()}
     if hasattr(inputs, "__array__"):
-        array = torch.as_tensor(inputs)
-        return array.to(torch.get_default_dtype()) if array.is_floating_point() else array
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing here writes
+            tensor = torch.as_tensor(np.asarray(inputs, order="C"))
+        return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
     return inputs
 
 
@@ -139,8 +144,8 @@ def logits_of(output: Any, rows: int) -> Tensor:
     found = output
     if isinstance(output, Mapping) and "logits" in output:
         found = output["logits"]
-    elif hasattr(output, "logits"):
-        found = output.logits
+    elif getattr(output, "logits", None) is not None:
+        found = output.logits  # type: ignore[union-attr]
     elif isinstance(output, (tuple, list)) and output:
         found = output[0]
     if not isinstance(found, Tensor) or not found.is_floating_point():
@@ -148,11 +153,14 @@ def logits_of(output: Any, rows: int) -> Tensor:
             f"the model returned {type(output).__name__}; expected logits: a float tensor, an object with `.logits`, "
             "or a tuple that starts with them"
         )
+    if rows == 1 and found.ndim < 2:  # a squeeze() in the model drops the axis of a lone sample too
+        found = found.reshape(1, -1)
     if found.ndim == 0 or found.shape[0] != rows:
         raise ValueError(f"the model returned logits of shape {tuple(found.shape)} for {rows} samples")
     flat = found.reshape(rows, -1)
     if found.ndim > 2 and flat.shape[1] != max(found.shape[1:]):
         raise ValueError(
-            f"the model returned logits of shape {tuple(found.shape)}; expected one row of classes per sample, (row, class)"
+            f"the model returned logits of shape {tuple(found.shape)}; "
+            "expected one row of classes per sample, (row, class)"
         )
     return flat

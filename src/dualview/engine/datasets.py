@@ -6,13 +6,23 @@ import copy
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from dualview.engine.batches import as_inputs, named_fields, tensors_in
 from dualview.errors import AugmentationWarning
@@ -99,26 +109,24 @@ def as_samples(data: Any, *, name: str = "train", transform: Callable[[Any], Any
 
     Raises:
         TypeError: an iterable data set, or something that cannot be indexed.
-        ValueError: an empty data set.
+        ValueError: an empty data set, or a DataLoader that reads a part of its data set or does not
+            make batches from samples.
     """
     collate, workers = collate_samples, 0
     if isinstance(data, Samples):
-        return data
+        if transform is None:
+            return data
+        return dataclasses.replace(data, dataset=_with_transform(data.dataset, transform))
     if isinstance(data, DataLoader):
-        if isinstance(data.dataset, IterableDataset):
-            raise TypeError(_iterable_message(name))
+        _check_loader(data, name)
         if data.collate_fn is not default_collate:
             collate = data.collate_fn
         workers, data = data.num_workers, data.dataset
     if isinstance(data, IterableDataset) or (hasattr(data, "__iter__") and not hasattr(data, "__getitem__")):
         raise TypeError(_iterable_message(name))
-    if (
-        isinstance(data, tuple)
-        and data
-        and all(hasattr(part, "__array__") or isinstance(part, Tensor) for part in data)
-    ):
+    if isinstance(data, tuple) and any(hasattr(part, "__array__") for part in data):
         data = _tensor_dataset(data, name)
-    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+    if isinstance(data, Mapping) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise TypeError(
             f"`{name}` must be a map-style data set (with __len__ and __getitem__), a tuple of tensors "
             f"(inputs, labels) or a DataLoader; it is {type(data).__name__}"
@@ -126,7 +134,7 @@ def as_samples(data: Any, *, name: str = "train", transform: Callable[[Any], Any
     if len(data) == 0:
         raise ValueError(f"`{name}` is an empty data set")
     if transform is not None:
-        data = _with_transform(data, transform) or _Transformed(data, transform)
+        data = _with_transform(data, transform)
     return Samples(data, collate, workers)
 
 
@@ -135,17 +143,20 @@ def collate_samples(samples: list) -> Any:
     first = samples[0]
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
         columns = default_collate([named_fields(sample) for sample in samples])
-        return dataclasses.replace(first, **columns)
+        batch = copy.copy(first)  # not made anew: its __init__ may check that it holds one sample
+        for key, column in columns.items():
+            object.__setattr__(batch, key, column)
+        return batch
     return default_collate(samples)
 
 
 def warn_if_augmented(samples: Samples, *, name: str = "train") -> None:
     """Read a few samples twice and warn where the reads differ."""
-    positions = sorted({0, len(samples) // 2, len(samples) - 1})
-    changed = [p for p in positions if not _same(samples.batch([p]), samples.batch([p]))]
-    if changed:
+    differs = (p for p in _spread(len(samples)) if not _same(samples.batch([p]), samples.batch([p])))
+    changed = next(differs, None)
+    if changed is not None:
         warnings.warn(
-            f"two reads of `{name}` sample {changed[0]} differ: the data set augments. Attribution needs the view "
+            f"two reads of `{name}` sample {changed} differ: the data set augments. Attribution needs the view "
             "that the model is evaluated on: give transform=, the evaluation transform, or an un-augmented data set",
             AugmentationWarning,
             stacklevel=3,
@@ -160,10 +171,10 @@ def input_spec(inputs: Any) -> dict[str, dict]:
     }
 
 
-def spec_of(samples: Samples, split: Callable[[Any], tuple[Any, Any]], count: int = 8) -> dict[str, dict]:
+def spec_of(samples: Samples, split: Callable[[Any], tuple[Any, Any]]) -> dict[str, dict]:
     """Describe a data set's inputs from some evenly spaced samples read one by one; shapes may vary."""
     spec: dict[str, dict] | None = None
-    for position in sorted({round(k * (len(samples) - 1) / max(1, count - 1)) for k in range(count)}):
+    for position in _spread(len(samples)):
         spec = merge_specs(spec, input_spec(split(samples.batch([position]))[0]))
     assert spec is not None
     return spec
@@ -188,9 +199,9 @@ def check_inputs(inputs: Any, spec: dict[str, dict]) -> None:
         part = f"`inputs`[{place!r}]" if place else "`inputs`"
         if entry["shape"] is None or came[place]["shape"] == entry["shape"]:
             continue
-        expected, shape = ", ".join(map(str, entry["shape"])), tensors_in(inputs)[place].shape
+        expected, shape = ", ".join(["test", *map(str, entry["shape"])]), tensors_in(inputs)[place].shape
         hint = "; for a single sample give inputs[None]" if list(shape) == entry["shape"] else ""
-        raise ValueError(f"{part} has shape {tuple(shape)}; expected (test, {expected}) as in training{hint}")
+        raise ValueError(f"{part} has shape {tuple(shape)}; expected ({expected}) as in training{hint}")
 
 
 def _tensor_dataset(parts: tuple, name: str) -> TensorDataset | list:
@@ -199,26 +210,49 @@ def _tensor_dataset(parts: tuple, name: str) -> TensorDataset | list:
     lengths = [len(part) for part in parts]
     if len(set(lengths)) > 1:
         raise ValueError(f"the tensors of `{name}` hold different numbers of samples: {lengths}")
-    if any(getattr(getattr(part, "dtype", None), "kind", "f") in "OUS" for part in parts):
-        return list(zip(*parts, strict=True))  # labels that are words stay words until classes= maps them
-    return TensorDataset(*(as_inputs(part) for part in parts))
+    arrays = [part if isinstance(part, Tensor) else np.asarray(part) for part in parts]
+    columns: list[Any] = [array if _is_words(array) else as_inputs(array) for array in arrays]
+    if any(map(_is_words, columns)):
+        return list(zip(*columns, strict=True))  # labels that are words stay words until classes= maps them
+    return TensorDataset(*columns)
 
 
-def _with_transform(dataset: Any, transform: Callable[[Any], Any]) -> Any | None:
-    """Return a shallow copy of a data set with its `transform` replaced, looking through subsets."""
-    if isinstance(dataset, Subset):
-        inner = _with_transform(dataset.dataset, transform)
-        return None if inner is None else Subset(inner, dataset.indices)
-    if isinstance(dataset, ConcatDataset):
-        inners = [_with_transform(part, transform) for part in dataset.datasets]
-        return None if any(inner is None for inner in inners) else ConcatDataset(inners)
+def _is_words(array: Tensor | np.ndarray) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind in "OUS"
+
+
+def _check_loader(loader: DataLoader, name: str) -> None:
+    if isinstance(loader.dataset, IterableDataset):
+        raise TypeError(_iterable_message(name))
+    if loader.batch_sampler is None:
+        raise ValueError(
+            f"`{name}` is a DataLoader with batch_size=None, which does not make batches from samples: give its data "
+            "set, whose items must be single samples, or a DataLoader with a batch size"
+        )
+    if isinstance(getattr(loader.batch_sampler, "sampler", None), SubsetRandomSampler):
+        raise ValueError(
+            f"`{name}` is a DataLoader whose SubsetRandomSampler reads a part of its data set, and samplers are not "
+            "used here: give torch.utils.data.Subset(dataset, indices) instead"
+        )
+
+
+def _with_transform(dataset: Any, transform: Callable[[Any], Any]) -> Any:
+    """Return a shallow copy of a data set with its `transform` replaced, looking through subsets.
+
+    Where there is none to replace, the inputs of its samples pass through it.
+    """
+    replaced = copy.copy(dataset)
     if hasattr(dataset, "transform"):
-        replaced = copy.copy(dataset)
         replaced.transform = transform
-        if hasattr(replaced, "transforms"):  # torchvision's pair of both transforms, which wins over `transform`
-            replaced.transforms = None if replaced.transforms is None else _Pair(transform, dataset.target_transform)
-        return replaced
-    return None
+        if getattr(dataset, "transforms", None) is not None:  # torchvision's pair of both, which wins over `transform`
+            replaced.transforms = _Pair(transform, getattr(dataset, "target_transform", None))
+    elif isinstance(dataset, Subset):
+        replaced.dataset = _with_transform(dataset.dataset, transform)
+    elif isinstance(dataset, ConcatDataset):
+        replaced.datasets = [_with_transform(part, transform) for part in dataset.datasets]
+    else:
+        return _Transformed(dataset, transform)
+    return replaced
 
 
 @dataclass(frozen=True)
@@ -238,11 +272,20 @@ def _same(first: Any, second: Any) -> bool:
         return first.shape == second.shape and first.dtype == second.dtype and _same_bytes(first, second)
     if isinstance(first, (tuple, list)):
         return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, np.ndarray):
+        return np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
+    if type(first).__eq__ is object.__eq__:  # it cannot be compared
+        return True
     return bool(first == second)
 
 
 def _same_bytes(first: Tensor, second: Tensor) -> bool:
     return bool(((first == second) | ((first != first) & (second != second))).all())
+
+
+def _spread(total: int, count: int = 8) -> list[int]:
+    """Return at most `count` evenly spaced positions, the first and the last among them."""
+    return sorted({round(k * (total - 1) / (count - 1)) for k in range(count)})
 
 
 def _iterable_message(name: str) -> str:

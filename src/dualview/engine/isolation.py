@@ -15,13 +15,19 @@ from torch import nn
 def untouched(model: nn.Module | None = None) -> Iterator[None]:
     """Run in evaluation mode without gradients or autocast; put mode and random states back after.
 
-    The global random states of torch (CPU and every CUDA device in use), numpy and Python are
+    The global random states of torch (CPU, and CUDA where it is in use), numpy and Python are
     restored, because reading an augmenting data set draws from them.
     """
     modules = [] if model is None else [(module, module.training) for module in model.modules()]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     device = torch.device("cpu") if model is None else device_of(model)
-    with torch.random.fork_rng(), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with (
+        torch.random.fork_rng(devices=cuda),
+        torch.inference_mode(False),  # comes before no_grad, since it turns gradients on
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
         try:
             for module, _ in modules:
                 module.training = False

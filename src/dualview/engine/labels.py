@@ -5,30 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 
-def columns_of(labels: Any, num_classes: int, classes: Mapping[Any, int] | None = None) -> Int[Tensor, " row"]:
+def columns_of(
+    labels: Any, num_classes: int, classes: Mapping[Any, int] | None = None, *, start: int = 0
+) -> Int[Tensor, " row"]:
     """Return the output column of each label.
 
     Args:
         labels: a tensor, array or sequence of labels, one a sample.
         num_classes: output columns of the network.
         classes: label → column, where labels are not columns already.
+        start: position of the first label in its data set, for errors.
 
     Raises:
         ValueError: a label is no column, or is not one label per sample.
     """
     if classes is not None:
-        return _checked(torch.tensor([_look_up(label, classes) for label in _items(labels)]), num_classes)
+        columns = [_look_up(label, classes, start + k) for k, label in enumerate(_items(labels))]
+        return _checked(torch.tensor(columns, dtype=torch.int64), num_classes, start)
     if not isinstance(labels, Tensor):
         try:
-            labels = torch.as_tensor(labels)
-        except (TypeError, ValueError):
+            labels = torch.as_tensor(np.array(labels) if hasattr(labels, "__array__") else labels)
+        except (TypeError, ValueError, RuntimeError):
+            first = next(iter(labels), None)
             raise ValueError(
-                f"labels such as {labels[0]!r} are no output columns: give classes=, a mapping label → column"
+                f"labels such as {first!r} are no output columns: give classes=, a mapping label → column"
             ) from None
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.squeeze(1)
@@ -44,7 +50,7 @@ def columns_of(labels: Any, num_classes: int, classes: Mapping[Any, int] | None 
             )
     elif labels.is_complex():
         raise ValueError("`targets` are complex numbers; expected class labels")
-    return _checked(labels.detach().to("cpu", torch.int64), num_classes)
+    return _checked(labels.detach().to("cpu", torch.int64), num_classes, start)
 
 
 def _items(labels: Any) -> list:
@@ -52,21 +58,23 @@ def _items(labels: Any) -> list:
     return [item[0] if isinstance(item, (list, tuple)) and len(item) == 1 else item for item in items]
 
 
-def _look_up(label: Any, classes: Mapping[Any, int]) -> int:
-    for key in (label, str(label)):
+def _look_up(label: Any, classes: Mapping[Any, int], position: int) -> int:
+    if isinstance(label, (list, tuple)):
+        raise ValueError(f"sample {position} has the labels {label!r}; expected one label per sample")
+    whole = int(label) if isinstance(label, float) and label.is_integer() else label
+    for key in (label, whole, str(label), str(whole)):
         if key in classes:
             return int(classes[key])
-    if isinstance(label, float) and label.is_integer() and int(label) in classes:
-        return int(classes[int(label)])
-    raise ValueError(f"label {label!r} is not in classes=, which knows {', '.join(map(repr, list(classes)[:10]))}")
+    known = ", ".join(map(repr, list(classes)[:10])) + (", …" if len(classes) > 10 else "")
+    raise ValueError(f"label {label!r} (sample {position}) is not in classes=, which knows {known}")
 
 
-def _checked(columns: Int[Tensor, " row"], num_classes: int) -> Int[Tensor, " row"]:
+def _checked(columns: Int[Tensor, " row"], num_classes: int, start: int) -> Int[Tensor, " row"]:
     outside = (columns < 0) | (columns >= num_classes)
     if bool(outside.any()):
         first = int(outside.nonzero()[0])
         raise ValueError(
-            f"label {int(columns[first])} (sample {first}) is no output column: the network has columns 0 to "
+            f"label {int(columns[first])} (sample {start + first}) is no output column: the network has columns 0 to "
             f"{num_classes - 1}. Give classes=, a mapping label → column"
         )
     return columns

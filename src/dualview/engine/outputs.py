@@ -97,15 +97,17 @@ def directions(
     Raises:
         ValueError: the output is not one number per row, or has no gradient at these logits.
     """
-    with torch.enable_grad():
-        leaf = logits.detach().clone().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf, targets = logits.detach().clone().requires_grad_(), targets.clone()  # autograd keeps no inference tensor
         measured = measure(leaf, targets)
         if measured.shape != (len(leaf),):
             shape = tuple(measured.shape)
             raise ValueError(f"the measured output must be one number per sample, shape ({len(leaf)},); it is {shape}")
-        if not measured.requires_grad:
+        gradient = None
+        if measured.requires_grad:
+            (gradient,) = torch.autograd.grad(measured.sum(), leaf, allow_unused=True)
+        if gradient is None:
             raise ValueError("the measured output does not depend on the logits by differentiable operations")
-        (gradient,) = torch.autograd.grad(measured.sum(), leaf)
     bad = ~gradient.isfinite().all(1)
     if bad.any():
         rows = bad.nonzero().flatten()[:5].tolist()

@@ -13,6 +13,8 @@ from dualview.engine.batches import tensors_in
 
 THUMBNAIL_SIDE = 96
 MAX_VALUES = 512
+_PIL_MODES = {"P": "RGBA", "PA": "RGBA", "LA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}  # no plain colours
+HALF_STEP = 0.5 / 255  # de-normalised floats leave [0, 1] by rounding alone
 
 
 class Picture(NamedTuple):
@@ -58,7 +60,7 @@ def picture_of(sample: Any, display: Callable[[Any], Any] | None = None) -> Pict
             f"`display` returned {_describe(shown)}; expected an image (H×W, H×W×3 or H×W×4 array, or a C×H×W tensor) "
             "or text"
         )
-    return Picture(None, _describe(sample), values=_row_of_numbers(only))
+    return Picture(None, _describe(only), values=_row_of_numbers(only))
 
 
 def thumbnail(image: np.ndarray, side: int = THUMBNAIL_SIDE) -> np.ndarray:
@@ -66,8 +68,9 @@ def thumbnail(image: np.ndarray, side: int = THUMBNAIL_SIDE) -> np.ndarray:
     factor = -(-max(image.shape[:2]) // side)
     if factor <= 1:
         return image
-    height, width = (length // factor * factor for length in image.shape[:2])
-    blocks = image[:height, :width].reshape(height // factor, factor, width // factor, factor, *image.shape[2:])
+    down, across = (min(factor, length) for length in image.shape[:2])  # a thin strip keeps one line
+    height, width = image.shape[0] // down, image.shape[1] // across
+    blocks = image[: height * down, : width * across].reshape(height, down, width, across, *image.shape[2:])
     return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
 
 
@@ -78,7 +81,9 @@ def _array(value: Any) -> np.ndarray | None:
         if tensor.is_complex() or tensor.numel() == 0:
             return None
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    elif hasattr(value, "__array__"):  # numpy arrays and PIL images
+    elif hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # numpy arrays and PIL images
+        if getattr(value, "mode", None) in _PIL_MODES:
+            value = value.convert(_PIL_MODES[value.mode])
         array = np.asarray(value)
     else:
         return None
@@ -109,7 +114,7 @@ def _bytes(array: np.ndarray) -> tuple[np.ndarray, bool]:
     low, high = float(colours.min()), float(colours.max())
     if array.dtype.kind in "ui" and low >= 0 and values.max() <= 255:
         return values.astype(np.uint8), False
-    stretched = low < 0 or high > 1
+    stretched = low < -HALF_STEP or high > 1 + HALF_STEP
     if stretched:
         colours[...] = (colours - low) / ((high - low) or 1.0)
     return (values.clip(0, 1) * 255).round().astype(np.uint8), stretched

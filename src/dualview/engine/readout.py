@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from dualview.engine.batches import Inputs
 from dualview.engine.isolation import untouched
 from dualview.engine.site import Site, describe_linears, module_at
 from dualview.engine.task import Task
+from dualview.errors import NonFiniteError
 
 
 class _Call(NamedTuple):
@@ -26,6 +28,7 @@ def with_readout(task: Task, inputs: Inputs) -> Task:
     Raises:
         ValueError: the named readout is no module, no Linear, is not called exactly once, or does
             not make the model's output; or none or several layers qualify. The error lists them.
+        NonFiniteError: the model's output is NaN or infinite for some of the inputs.
     """
     model = task.model
     name = task.readout.module if isinstance(task.readout, Site) else task.readout
@@ -33,24 +36,39 @@ def with_readout(task: Task, inputs: Inputs) -> Task:
         module = module_at(model, name)
         if not isinstance(module, nn.Linear):
             raise ValueError(f"readout={name!r} is a {type(module).__name__}, not a Linear. {describe_linears(model)}")
-    calls = _linear_calls(task, inputs)
+    calls = _calls(task, inputs)
     if name is None:
-        makers = [call.name for call in calls if call.is_output and call.times == 1]
-        if len(makers) != 1:
-            found = "no Linear layer makes" if not makers else f"{' and '.join(map(repr, makers))} all make"
-            raise ValueError(
-                f"the readout of {type(model).__name__} was not found: {found} the model's output as it is. "
-                f"Name it with readout=; if something follows it (a softmax, a second head), wrap the model so that "
-                f"it returns the layer's output. {describe_linears(model)}"
-            )
-        name = makers[0]
+        name = _only_maker(calls, model)
     else:
-        _check_named(name, calls, model)
+        _check_named(name, calls[module_at(model, name)], model)
     return dataclasses.replace(task, readout=Site(name, "input"))
 
 
-def _check_named(name: str, calls: list[_Call], model: nn.Module) -> None:
-    call = next(call for call in calls if call.name == name)
+def _only_maker(calls: dict[nn.Module, _Call], model: nn.Module) -> str:
+    makers = {module: call for module, call in calls.items() if call.is_output}
+    linears = [call for module, call in makers.items() if isinstance(module, nn.Linear)]
+    if len(linears) == 1 and linears[0].times == 1:
+        return linears[0].name
+    if len(linears) > 1:
+        names = " and ".join(repr(call.name) for call in linears)
+        found = f"{names} all make the model's output; name one with readout="
+    elif linears:
+        found = f"{linears[0].name!r} makes the model's output, but is called {linears[0].times} times"
+    elif makers:
+        module, call = next(iter(makers.items()))
+        found = (
+            f"{call.name!r}, a {type(module).__name__}, makes the model's output; only an nn.Linear will do. "
+            "A 1×1 convolution on pooled features is one: put an nn.Linear with its weights in its place"
+        )
+    else:
+        found = (
+            "no Linear layer makes the model's output as it is. If something follows it (a softmax, a sum of heads), "
+            "wrap the model so that it returns the layer's output"
+        )
+    raise ValueError(f"the readout of {type(model).__name__} was not found: {found}. {describe_linears(model)}")
+
+
+def _check_named(name: str, call: _Call, model: nn.Module) -> None:
     if call.times != 1:
         raise ValueError(
             f"readout={name!r} is called {call.times} times in one forward pass; a readout is called once. "
@@ -64,26 +82,34 @@ def _check_named(name: str, calls: list[_Call], model: nn.Module) -> None:
         )
 
 
-def _linear_calls(task: Task, inputs: Inputs) -> list[_Call]:
-    """Run a probe batch and report for each Linear how often it ran and whether it made the output."""
-    linears = {name: m for name, m in task.model.named_modules() if isinstance(m, nn.Linear)}
-    seen: dict[str, list[Tensor]] = {name: [] for name in linears}
+def _calls(task: Task, inputs: Inputs) -> dict[nn.Module, _Call]:
+    """Run a probe batch; tell for each Linear and convolution how often it ran and whether it made the output."""
+    modules = task.model.named_modules()
+    names: dict[nn.Module, str] = {m: name for name, m in modules if isinstance(m, (nn.Linear, _ConvNd))}
+    seen: dict[nn.Module, list[Tensor]] = {module: [] for module in names}
 
-    def hook(name: str):
-        return lambda _module, _args, output: seen[name].append(output.detach().clone())
+    def see(module: nn.Module, _args: tuple, output: Tensor) -> None:
+        seen[module].append(output.detach().clone())
 
-    handles = [module.register_forward_hook(hook(name)) for name, module in linears.items()]
+    handles = [module.register_forward_hook(see) for module in names]
     try:
         with untouched(task.model):
             raw = task.forward(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return [
-        _Call(
-            name,
+    bad = (~raw.isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise NonFiniteError(
+            f"the model's output is NaN or infinite for sample {bad[0]} of the {len(raw)} that it was tried on: "
+            "mend or leave out these inputs",
+            tuple(bad),
+        )
+    return {
+        module: _Call(
+            names[module],
             len(made),
             any(out.numel() == raw.numel() and torch.equal(out.reshape(raw.shape), raw) for out in made),
         )
-        for name, made in seen.items()
-    ]
+        for module, made in seen.items()
+    }

@@ -51,6 +51,8 @@ class Activation(Representation):
         with watch(task.model, self.site) as watched:
             raw = task.forward(inputs)
             seen = watched.take(self.site)
+        if rows == 1 and seen.ndim == 1:  # a squeeze() in the model drops the axis of a lone sample too
+            seen = seen[None]
         if seen.shape[0] != rows:
             raise ValueError(
                 f"the {self.site.side} of {self.site.module!r} has shape {tuple(seen.shape)} for {rows} samples; "
@@ -122,13 +124,17 @@ class Recorder:
     name: str = "train"
     spec: dict[str, dict] | None = None
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` is {self.batch_size}; expected at least 1")
+
     def batches(self, start: int, stop: int) -> Iterator[Rows]:
         """Yield the recorded rows of the samples from `start` to `stop`, batch by batch."""
         for chunk, batch in self.samples.batches(range(start, stop), self.batch_size):
             inputs, labels = self.task.split(batch)
             self.spec = merge_specs(self.spec, input_spec(inputs))
             try:
-                targets = columns_of(labels, self.num_classes, self.task.classes)
+                targets = columns_of(labels, self.num_classes, self.task.classes, start=chunk[0])
                 yield record_rows(self.task, self.representation, inputs, targets, torch.tensor(chunk))
             except NonFiniteError as error:
                 raise NonFiniteError(f"`{self.name}`: {error}", error.index) from None
@@ -154,7 +160,7 @@ class Recorder:
     def table(self, *, progress: bool = True) -> Table:
         """Record the whole data set into memory, under a progress bar that one line on its size precedes."""
         name, total = self.name, len(self.samples)
-        first = next(self.batches(0, 1))
+        first = self.rows(0, 1)
         spec = RowSpec(first.values.shape[1], first.outputs.shape[1], first.values.dtype)
         announce(f"recording `{name}`, {spec.describe(total)}, in memory", progress)
         with progress_bar(total, enabled=progress) as bar:

@@ -46,10 +46,10 @@ def watch(model: nn.Module, site: Site) -> Iterator[Watched]:
     watched = Watched()
 
     def see_input(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-        watched.calls.append(_only_tensor([*args, *kwargs.values()], site))
+        watched.calls.append(_only_tensor([*args, *kwargs.values()], site).clone())  # in-place ops may follow
 
     def see_output(_module: nn.Module, _args: tuple, output: object) -> None:
-        watched.calls.append(_only_tensor([output], site))
+        watched.calls.append(_only_tensor([output], site).clone())
 
     if site.side == "input":
         handle = module.register_forward_pre_hook(see_input, with_kwargs=True)

@@ -45,7 +45,7 @@ class Table:
         self._starts = [0]
         for part, length in zip(parts, lengths, strict=True):
             first = self._starts[-1]
-            if length == 0 or int(part.index[0]) != first or int(part.index[-1]) != first + length - 1:
+            if length == 0 or not torch.equal(part.index, torch.arange(first, first + length)):
                 raise ValueError(f"rows of a table must count on from {first}; a part holds other positions")
             self._starts.append(first + length)
 
@@ -80,10 +80,13 @@ class Table:
         return self.parts[0].values if len(self.parts) == 1 else torch.cat([part.values for part in self.parts])
 
     def rows(self, index: Int[Tensor, " row"]) -> Rows:
-        """Gather the rows at these positions, in the order given."""
+        """Gather the rows at these positions, in the order given; a position may come several times."""
         index = torch.as_tensor(index, dtype=torch.int64)
+        if bool(((index < 0) | (index >= len(self))).any()):
+            raise IndexError(f"`index` holds positions outside 0 to {len(self) - 1}")
         if len(self.parts) == 1:
-            return Rows(*(column[index] for column in self.parts[0][:3]), index)
+            part = self.parts[0]
+            return Rows(part.values[index], part.outputs[index], part.targets[index], index)
         starts = torch.tensor(self._starts[1:])
         part_of = torch.searchsorted(starts, index, right=True)
         first = self.parts[0]

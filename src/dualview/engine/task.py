@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.modules.loss import _Loss
 
 from dualview.engine import outputs
 from dualview.engine.batches import Inputs, call_model, logits_of, map_tensors, num_rows, split_batch
 from dualview.engine.isolation import device_of
 from dualview.engine.site import Site
+from dualview.errors import NonFiniteError
 
 Measure = Callable[[Tensor, Tensor], Tensor]
+
+MAX_CLASSES_TRIED = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,16 @@ class Task:
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module; it is {type(self.model).__name__}")
+        measures = self.output if isinstance(self.output, tuple) else (self.output,)
+        named = [("output", measure) for measure in measures] + [("loss", self.loss), ("split", self.split)]
+        for name, value in named:
+            if not callable(value):
+                raise TypeError(f"`{name}` must be a function; it is {value!r}")
+        if self.classes is not None and not isinstance(self.classes, Mapping):
+            kind = type(self.classes).__name__
+            raise TypeError(f"`classes` must map each label to its output column; it is a {kind}")
 
-    def forward(self, inputs: Inputs) -> Float[Tensor, "row cls"]:
+    def forward(self, inputs: Inputs) -> Float[Tensor, "row logit"]:
         """Return the network's raw outputs for a batch of inputs; a one-logit network has one column."""
         device = device_of(self.model)
         placed = map_tensors(lambda tensor: tensor.to(device), inputs)
@@ -73,22 +83,32 @@ class Task:
         self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
     ) -> Float[Tensor, " row"]:
         """Return the training loss of each row, for logits with one column a class (see `class_logits`)."""
-        if self.loss is outputs.loss:
+        if self.loss == outputs.loss:
             return outputs.loss(logits, targets)
         return per_sample(self.loss, *_as_trained(logits, targets, one_logit))
 
     def loss_reduction(
         self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
     ) -> str:
-        """Tell what the task's loss returns for several samples: "none" (one value each), their "sum" or "mean"."""
-        if self.loss is outputs.loss:
+        """Tell what the task's loss returns for several samples: "none" (one value each), their "sum" or "mean".
+
+        It is also asked about other labels than these, on smaller logits, so that class weights inside
+        it show even where the given samples, the first of a sorted data set, are all of one class.
+        """
+        if self.loss == outputs.loss:
             return "none"
-        return reduction_of(self.loss, *_as_trained(logits, targets, one_logit))
+        others = torch.arange(min(logits.shape[1], MAX_CLASSES_TRIED))
+        small = logits[others % len(logits)] / logits.abs().max().clamp(min=1)
+        logits, targets = torch.cat([logits, small]), torch.cat([targets, others])
+        loss = _without_reduction(self.loss)
+        found = reduction_of(loss, *_as_trained(logits, targets, one_logit))
+        return found if loss is self.loss or found != "none" else str(getattr(self.loss, "reduction", found))
 
     @property
     def measured(self) -> str:
         """Name of what is measured."""
-        return getattr(self.single_output, "name", None) or getattr(self.output, "__name__", repr(self.output))
+        output = self.single_output
+        return getattr(output, "name", None) or getattr(output, "__name__", repr(output))
 
     @property
     def single_output(self) -> Measure:
@@ -106,11 +126,11 @@ class Task:
         self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
     ) -> Float[Tensor, " row"]:
         """Return the measured output of each row, for logits with one column a class."""
-        if self.single_output is outputs.loss:
+        if self.single_output == outputs.loss:
             return self.losses(logits, targets, one_logit=one_logit)
         return self.single_output(logits, targets)
 
-    def directions(self, raw: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, "row cls"]:
+    def directions(self, raw: Float[Tensor, "row logit"], targets: Int[Tensor, " row"]) -> Float[Tensor, "row cls"]:
         """Return the gradient of each row's measured output with respect to its class logits."""
         one_logit = raw.shape[1] == 1
         return outputs.directions(partial(self.measure, one_logit=one_logit), class_logits(raw), targets)
@@ -121,7 +141,7 @@ def as_task(task: Task | nn.Module) -> Task:
     return task if isinstance(task, Task) else Task(task)
 
 
-def class_logits(raw: Float[Tensor, "row cls"]) -> Float[Tensor, "row cls"]:
+def class_logits(raw: Float[Tensor, "row logit"]) -> Float[Tensor, "row cls"]:
     """Return one column a class: one logit z for two classes becomes (−z/2, z/2), else `raw` itself.
 
     The softmax of the two columns is (1 − sigmoid(z), sigmoid(z)).
@@ -132,23 +152,25 @@ def class_logits(raw: Float[Tensor, "row cls"]) -> Float[Tensor, "row cls"]:
 def per_sample(loss: Measure, logits: Float[Tensor, "row ..."], targets: Tensor) -> Float[Tensor, " row"]:
     """Return the loss of each row, whether `loss` gives rows, their sum, or their mean.
 
-    A torch loss module is asked without its reduction, which keeps class weights; any other loss
-    that returns one number is called row by row, after `reduction_of` found it to be their sum or
-    mean.
+    A loss module is asked without its reduction, which keeps class weights; any other loss that
+    returns one number is called row by row, after `reduction_of` found it to be their sum or mean.
 
     Raises:
         ValueError: the loss is neither per row, nor the sum or mean over rows.
     """
-    if isinstance(loss, _Loss) and getattr(loss, "reduction", "none") != "none":
-        loss = copy.copy(loss)
-        loss.reduction = "none"
+    loss = _without_reduction(loss)
     if reduction_of(loss, logits, targets) == "none":
         return loss(logits, targets).reshape(len(logits))
     return _one_by_one(loss, logits, targets)
 
 
 def reduction_of(loss: Measure, logits: Float[Tensor, "row ..."], targets: Tensor) -> str:
-    """Tell what `loss` returns for these rows: "none" (one value a row), their "sum" or their "mean"."""
+    """Tell what `loss` returns for these rows: "none" (one value a row), their "sum" or their "mean".
+
+    Raises:
+        ValueError: it returns something else.
+        NonFiniteError: a row's loss is NaN or infinite.
+    """
     rows = len(logits)
     with torch.no_grad():
         value = loss(logits, targets)
@@ -158,8 +180,12 @@ def reduction_of(loss: Measure, logits: Float[Tensor, "row ..."], targets: Tenso
             shape = tuple(value.shape)
             raise ValueError(f"`loss` returned shape {shape} for {rows} samples; expected ({rows},) or one number")
         singles = _one_by_one(loss, logits, targets)
-        tolerance = 1e-4 * singles.abs().sum() + 1e-6
-        if (value * rows - singles.sum()).abs() <= tolerance * max(1, rows):
+        if not bool(singles.isfinite().all()):
+            bad = (~singles.isfinite()).nonzero().flatten().tolist()
+            message = f"`loss` is NaN or infinite at rows {bad[:5]} of the {rows} that it was tried on"
+            raise NonFiniteError(message, tuple(bad))
+        tolerance = 1e-4 * singles.abs().sum() + 1e-6 * rows  # float32 sums, with room
+        if (value * rows - singles.sum()).abs() <= tolerance:
             return "mean"
         if (value - singles.sum()).abs() <= tolerance:
             return "sum"
@@ -167,6 +193,15 @@ def reduction_of(loss: Measure, logits: Float[Tensor, "row ..."], targets: Tenso
         "`loss` returns one number that is neither the sum nor the mean of its per-sample values "
         "(class weights, or a coupling between samples?): give a loss with reduction='none'"
     )
+
+
+def _without_reduction(loss: Measure) -> Measure:
+    """Return a loss module that reduces by its `reduction` attribute as a copy that does not; else `loss` itself."""
+    if not isinstance(loss, nn.Module) or getattr(loss, "reduction", "none") == "none":
+        return loss
+    loss = copy.copy(loss)
+    loss.reduction = "none"  # type: ignore[assignment]
+    return loss
 
 
 def _as_trained(logits: Tensor, targets: Tensor, one_logit: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,65 @@
+"""Order among scores: the k best of each row, and rank correlations between rows."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def top_k(scores: Float[Tensor, "test entry"], k: int) -> tuple[Float[Tensor, "test k"], Int[Tensor, "test k"]]:
+    """Return the k largest scores of each row, largest first, and where they stand.
+
+    Among equal scores the one that stands first wins, so that the answer does not depend on how
+    the entries were cut into blocks.
+
+    Args:
+        scores: any finite numbers.
+        k: how many; at most the number of entries.
+
+    Returns:
+        values: "test k", falling.
+        positions: "test k", int64 positions along the second axis.
+    """
+    best, positions = torch.topk(scores, k, dim=1)
+    if k == 0 or k == scores.shape[1]:
+        return _in_order(best, positions)
+    # topk chooses freely among entries equal to the k-th; put the first of them in place of its choice
+    threshold = best[:, -1:]
+    tied = scores == threshold
+    wanted = (best == threshold).sum(1, keepdim=True)
+    rows = (tied.sum(1, keepdim=True) > wanted).squeeze(1).nonzero().squeeze(1)
+    if len(rows):
+        first = tied[rows] & (tied[rows].cumsum(1) <= wanted[rows])
+        chosen = (scores[rows] > threshold[rows]) | first
+        where = chosen.nonzero()[:, 1].reshape(len(rows), k)
+        positions[rows] = where
+        best[rows] = scores[rows].gather(1, where)
+    return _in_order(best, positions)
+
+
+def _in_order(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    positions, by_position = positions.sort(dim=1)
+    values = values.gather(1, by_position)
+    values, by_value = values.sort(dim=1, descending=True, stable=True)
+    return values, positions.gather(1, by_value)
+
+
+def kendall_tau(
+    first: Float[Tensor, "row cls"], second: Float[Tensor, "row cls"], *, block_pairs: int = 2**20
+) -> Float[Tensor, " row"]:
+    """Return Kendall's tau-b between the two vectors of each row, from −1 to 1.
+
+    tau-b = Σ sign(a_j − a_k) sign(b_j − b_k) / sqrt(Σ sign(a_j − a_k)² · Σ sign(b_j − b_k)²) over
+    all pairs j, k (Kendall 1945); NaN where one of the vectors is constant.
+    """
+    num_rows, num_classes = first.shape
+    block = max(1, block_pairs // max(1, num_classes**2))
+    taus: list[Tensor] = []
+    for start in range(0, num_rows, block):
+        a, b = first[start : start + block], second[start : start + block]
+        order_a = (a[:, :, None] - a[:, None, :]).sign().flatten(1)
+        order_b = (b[:, :, None] - b[:, None, :]).sign().flatten(1)
+        norm = (order_a.square().sum(1) * order_b.square().sum(1)).sqrt()
+        taus.append((order_a * order_b).sum(1) / norm)
+    return torch.cat(taus)
