@@ -1,0 +1,35 @@
+"""Figures of results. matplotlib is imported when something is drawn, not before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dualview._display import shower
+from dualview.plotting.neighbours import neighbours
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["neighbours", "plot"]
+
+
+def plot(result: Any, *args: Any, **settings: Any) -> Figure:
+    """Draw a result in the way that suits its type.
+
+    Args:
+        result: what a method returned; a `DataAttribution` is drawn by `neighbours`.
+        *args: as that function takes them.
+        **settings: as that function takes them, e.g. `test=` and `k=`.
+
+    Returns:
+        A figure: notebooks show it, `figure.savefig(path)` writes it. pyplot does not know it, so
+        it needs no closing.
+
+    Raises:
+        TypeError: nothing draws a result of this type.
+
+    Example:
+        >>> figure = plot(explainer.explain(images), test=3)  # doctest: +SKIP
+        >>> figure.savefig("why.png")  # doctest: +SKIP
+    """
+    return shower(result)(result, *args, **settings)

@@ -1,0 +1,128 @@
+"""What there is to show of one explained prediction: pictures, words and numbers, not yet drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dualview.data._attribution import DataAttribution, Ranked
+from dualview.data._source import Source
+from dualview.engine.pictures import Picture
+from dualview.plotting.words import class_caption, class_word
+
+NO_SOURCE = Picture(None, "no picture: a loaded result has no source")
+
+
+class Neighbour(NamedTuple):
+    """A training sample beside a test sample.
+
+    Attributes:
+        train_index: its position in the training set.
+        score: in units of the measured output.
+        target: its training label, an output column.
+        label: the same in words.
+        caption: the same below its picture.
+        name: its name, or None.
+        differs: whether its label is not the explained class.
+        picture: what is seen of it.
+    """
+
+    train_index: int
+    score: float
+    target: int
+    label: str
+    caption: str
+    name: str | None
+    differs: bool
+    picture: Picture
+
+
+class Explained(NamedTuple):
+    """A test sample with its strongest training samples.
+
+    Attributes:
+        test_index: its row among the explained inputs.
+        target: the explained output column.
+        explained: the same in words.
+        predicted: what the network predicts, in words.
+        picture: what is seen of it.
+        proponents: strongest first; fewer than asked where fewer have a score of that sign.
+        opponents: strongest first.
+    """
+
+    test_index: int
+    target: int
+    explained: str
+    predicted: str
+    picture: Picture
+    proponents: list[Neighbour]
+    opponents: list[Neighbour]
+
+
+def explained(
+    attribution: DataAttribution,
+    row: int,
+    k: int,
+    *,
+    display: Callable[[Any], Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> Explained:
+    """Gather what there is to show of one row; what is not given is taken from the attribution."""
+    class_names = attribution.class_names if class_names is None else class_names
+    names = attribution.names if names is None else names
+    source = attribution.source
+    if source is not None and display is not None:
+        source = dataclasses.replace(source, task=dataclasses.replace(source.task, display=display))
+    target, test_index = int(attribution.targets[row]), int(attribution.test_index[row])
+    top = attribution[row].top(k if attribution.top_k is None else min(k, attribution.top_k))
+
+    def side(ranked: Ranked) -> list[Neighbour]:
+        return [
+            _neighbour(attribution, source, position, score, target, class_names, names)
+            for position, score in zip(ranked.train_index[0].tolist(), ranked.scores[0].tolist(), strict=True)
+            if position >= 0
+        ]
+
+    return Explained(
+        test_index,
+        target,
+        class_word(target, class_names),
+        class_word(int(attribution.predicted[row]), class_names),
+        NO_SOURCE if source is None else source.test_picture(test_index),
+        side(top.proponents),
+        side(top.opponents),
+    )
+
+
+def _neighbour(
+    attribution: DataAttribution,
+    source: Source | None,
+    position: int,
+    score: float,
+    target: int,
+    class_names: Sequence[str] | None,
+    names: Sequence[str] | None,
+) -> Neighbour:
+    label = int(attribution.train_targets[position])
+    return Neighbour(
+        position,
+        score,
+        label,
+        class_word(label, class_names),
+        class_caption(label, class_names),
+        None if names is None else " ".join(str(names[position]).split()),
+        label != target,
+        NO_SOURCE if source is None else source.train_picture(position),
+    )
+
+
+def value_limits(pictures: Sequence[Picture]) -> tuple[float, float]:
+    """Return one scale, lowest and highest, for the numbers of several samples; it always includes zero."""
+    rows = [picture.values[np.isfinite(picture.values)] for picture in pictures if picture.values is not None]
+    values = np.concatenate([np.zeros(1), *rows])
+    low, high = float(values.min()), float(values.max())
+    return low, high if high > low else low + 1.0

@@ -1,0 +1,233 @@
+"""Where everything stands in a figure of neighbours; all lengths are inches."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from dualview.engine.pictures import Picture
+from dualview.plotting.explained import Explained, Neighbour, value_limits
+from dualview.plotting.style import (
+    AGAINST,
+    FOR,
+    INK,
+    LINE,
+    QUIET,
+    SMALL,
+    TEXT,
+    TITLE,
+    TRACK,
+    Sheet,
+    line_height,
+    shorten,
+    wrap,
+)
+from dualview.plotting.tiles import draw_sample
+from dualview.plotting.words import signed
+
+MARGIN, GUTTER = 0.3, 0.45
+TEST_SIDE, TILE_SIDE, WORDS_SIDE, TILE_GAP = 1.9, 1.05, 1.5, 0.22
+ROOM_BELOW = 0.08  # between a tile and its bar, a bar and its words
+BAR = 0.05
+MIN_COLUMNS, MAX_COLUMNS = 4, 6
+MARK = "Dashed frame: the training label is not the explained class."
+STRETCHED = "Contrast stretched: values lie outside [0, 1]; give display= to undo a normalisation."
+BARS = "Bars: the sample’s values, all on one scale; light bars behind: the test sample’s."
+
+
+class Block(NamedTuple):
+    """One test sample of a figure.
+
+    Attributes:
+        shown: the samples.
+        title: which prediction this is.
+        subtitle: what its scores are.
+        sides: what proponents and what opponents do.
+    """
+
+    shown: Explained
+    title: str
+    subtitle: str
+    sides: tuple[str, str]
+
+    @property
+    def neighbours(self) -> list[Neighbour]:
+        return [*self.shown.proponents, *self.shown.opponents]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [self.shown.picture, *(neighbour.picture for neighbour in self.neighbours)]
+
+
+class _Heading(NamedTuple):
+    """Title and subtitle, broken into lines."""
+
+    title: list[str]
+    subtitle: list[str]
+
+    @property
+    def height(self) -> float:
+        return len(self.title) * line_height(TITLE) + 0.03 + len(self.subtitle) * line_height(TEXT) + 0.16
+
+
+class _Group(NamedTuple):
+    """The training samples of one sign, ready to be placed."""
+
+    heading: list[str]
+    colour: str
+    side: float
+    rows: list[list[Neighbour]]
+    captions: list[list[list[str]]]  # row, tile, line; the score is not among them
+
+    @property
+    def height(self) -> float:
+        heading = len(self.heading) * line_height(TEXT) + 0.05
+        return heading + sum(self.row_height(captions) for captions in self.captions)
+
+    def row_height(self, captions: list[list[str]]) -> float:
+        """Return the height of one row of tiles, with the bars and words below them."""
+        lines = 1 + max(len(caption) for caption in captions)
+        return self.side + ROOM_BELOW + BAR + ROOM_BELOW + lines * line_height(TEXT) + 0.14
+
+
+def draw_blocks(blocks: list[Block]) -> Figure:
+    """Lay the blocks below each other on a sheet that is just large enough."""
+    widest = max(max(len(block.shown.proponents), len(block.shown.opponents)) for block in blocks)
+    columns = max(MIN_COLUMNS, math.ceil(widest / max(1, math.ceil(widest / MAX_COLUMNS))))
+    side = TILE_SIDE if any(_is_drawn(picture) for block in blocks for picture in block.pictures) else WORDS_SIDE
+    right = columns * (side + TILE_GAP) - TILE_GAP
+    width = MARGIN + TEST_SIDE + GUTTER + right + MARGIN
+    placed = [(block, _heading(block, width), _groups(block, right, columns, side)) for block in blocks]
+    notes = [line for note in _notes(blocks) for line in wrap(note, width - 2 * MARGIN, SMALL, 3)]
+    heights = [_block_height(heading, groups) for _, heading, groups in placed]
+    foot = (len(notes) * line_height(SMALL) + 0.1) if notes else 0.0
+    between = 0.35
+    sheet = Sheet(width, 2 * MARGIN + sum(heights) + between * (len(blocks) - 1) + foot)
+    y = MARGIN
+    for parts, height in zip(placed, heights, strict=True):
+        if parts is not placed[0]:
+            _rule(sheet, y - between / 2)
+        _draw_block(sheet, y, *parts)
+        y += height + between
+    y += 0.1 - between
+    for line in notes:
+        sheet.text(MARGIN, y, line, size=SMALL, color=QUIET)
+        y += line_height(SMALL)
+    return sheet.figure
+
+
+def _heading(block: Block, width: float) -> _Heading:
+    room = width - 2 * MARGIN
+    return _Heading(wrap(block.title, room, TITLE, 2, "bold"), wrap(block.subtitle, room, TEXT, 3))
+
+
+def _groups(block: Block, width: float, columns: int, side: float) -> list[_Group]:
+    found = []
+    for word, does, colour, members in (
+        ("Proponents", block.sides[0], FOR, block.shown.proponents),
+        ("Opponents", block.sides[1], AGAINST, block.shown.opponents),
+    ):
+        text = f"{word}: {does}" if members else f"No {word.lower()}: no score of that sign"
+        rows = [members[at : at + columns] for at in range(0, len(members), columns)]
+        captions = [[_caption(member, side) for member in row] for row in rows]
+        found.append(_Group(wrap(text, width, TEXT, 2, "bold"), colour, side, rows, captions))
+    return found
+
+
+def _caption(neighbour: Neighbour, side: float) -> list[str]:
+    lines = wrap(neighbour.caption, side, TEXT, 2)
+    lines.append(f"train {neighbour.train_index}")
+    if neighbour.name is not None:
+        lines.append(shorten(neighbour.name, side, SMALL))
+    return lines
+
+
+def _block_height(heading: _Heading, groups: list[_Group]) -> float:
+    left = line_height(TEXT) + 0.05 + TEST_SIDE
+    return heading.height + max(left, sum(group.height for group in groups))
+
+
+def _draw_block(sheet: Sheet, y: float, block: Block, heading: _Heading, groups: list[_Group]) -> None:
+    _draw_heading(sheet, y, heading)
+    y += heading.height
+    limits = value_limits(block.pictures)
+    sheet.text(MARGIN, y, f"Test {block.shown.test_index}", weight="bold")
+    draw_sample(sheet, block.shown.picture, MARGIN, y + line_height(TEXT) + 0.05, TEST_SIDE, limits=limits)
+    largest = max((abs(neighbour.score) for neighbour in block.neighbours), default=1.0)
+    for group in groups:
+        _draw_group(sheet, y, group, block, limits, largest)
+        y += group.height
+
+
+def _draw_heading(sheet: Sheet, y: float, heading: _Heading) -> None:
+    for line in heading.title:
+        sheet.text(MARGIN, y, line, size=TITLE, weight="bold")
+        y += line_height(TITLE)
+    y += 0.03
+    for line in heading.subtitle:
+        sheet.text(MARGIN, y, line, color=QUIET)
+        y += line_height(TEXT)
+
+
+def _draw_group(
+    sheet: Sheet, y: float, group: _Group, block: Block, limits: tuple[float, float], largest: float
+) -> None:
+    left = MARGIN + TEST_SIDE + GUTTER
+    for line in group.heading:
+        sheet.text(left, y, line, color=group.colour if group.rows else QUIET, weight="bold")
+        y += line_height(TEXT)
+    y += 0.05
+    for row, captions in zip(group.rows, group.captions, strict=True):
+        for column, (neighbour, caption) in enumerate(zip(row, captions, strict=True)):
+            x = left + column * (group.side + TILE_GAP)
+            draw_sample(
+                sheet, neighbour.picture, x, y, group.side,
+                limits=limits, beside=block.shown.picture.values, dashed=neighbour.differs,
+            )  # fmt: skip
+            _draw_caption(sheet, x, y + group.side + ROOM_BELOW, neighbour, caption, group, largest)
+        y += group.row_height(captions)
+
+
+def _draw_caption(
+    sheet: Sheet, x: float, y: float, neighbour: Neighbour, caption: list[str], group: _Group, largest: float
+) -> None:
+    length = group.side * abs(neighbour.score) / largest
+    for bar, tone in ((group.side, TRACK), (length, group.colour)):
+        _box(sheet, x, y, bar, BAR, tone)
+    y += BAR + ROOM_BELOW
+    sheet.text(x, y, signed(neighbour.score), color=group.colour, weight="bold")
+    for number, line in enumerate(caption, start=1):
+        is_name = neighbour.name is not None and number == len(caption)
+        tone = INK if number <= len(caption) - (2 if neighbour.name is not None else 1) else QUIET
+        sheet.text(x, y + number * line_height(TEXT), line, size=SMALL if is_name else TEXT, color=tone)
+
+
+def _notes(blocks: list[Block]) -> list[str]:
+    """Explain what a reader of this very figure meets, and nothing else."""
+    neighbours = [neighbour for block in blocks for neighbour in block.neighbours]
+    pictures = [picture for block in blocks for picture in block.pictures]
+    found = []
+    if any(neighbour.differs for neighbour in neighbours):
+        found.append(MARK)
+    if any(picture.image is None and picture.values is not None for picture in pictures):
+        found.append(BARS)
+    if any(picture.stretched for picture in pictures):
+        found.append(STRETCHED)
+    return found
+
+
+def _is_drawn(picture: Picture) -> bool:
+    return picture.image is not None or picture.values is not None
+
+
+def _rule(sheet: Sheet, y: float) -> None:
+    _box(sheet, MARGIN, y, sheet.width - 2 * MARGIN, 0.012, LINE)
+
+
+def _box(sheet: Sheet, x: float, y: float, width: float, height: float, colour: str) -> None:
+    corner = (x / sheet.width, 1 - (y + height) / sheet.height)
+    size = (width / sheet.width, height / sheet.height)
+    sheet.figure.add_artist(Rectangle(corner, *size, transform=sheet.figure.transFigure, facecolor=colour, linewidth=0))

@@ -1,0 +1,89 @@
+"""The neighbours of a prediction: the training samples that speak most for it and against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dualview._display import shows
+from dualview.data._attribution import DataAttribution
+from dualview.plotting.explained import explained
+from dualview.plotting.words import class_word, score_sentence, side_phrases
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@shows(DataAttribution)
+def neighbours(
+    attribution: DataAttribution,
+    test: int | Sequence[int] | Tensor = 0,
+    *,
+    k: int = 5,
+    display: Callable[[Any], Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    true_targets: Sequence[int] | Tensor | None = None,
+) -> Figure:
+    """Draw test samples beside their k strongest proponents and opponents.
+
+    Each training sample stands with its score, its label and its position in the training set; a
+    bar shows the score's size beside the largest drawn for that test sample. A dashed frame marks
+    training samples whose label is not the explained class. Samples that are no images appear as
+    bars (a row of numbers, all on one scale) or as words.
+
+    Args:
+        attribution: what `explain` returned. A loaded one has no pictures until it gets a source:
+            `dataclasses.replace(attribution, source=explainer.source_of(inputs))`.
+        test: row of the attribution, or several, one block each.
+        k: training samples of each sign; fewer are drawn where fewer have a score of that sign,
+            or a running top k kept fewer.
+        display: one sample's input → image or text, in place of the task's.
+        class_names: a name per output column, in place of the task's.
+        names: a name per training sample, in place of the explainer's.
+        true_targets: "test", the true labels as output columns, where they are known: one for each
+            row of the attribution.
+
+    Returns:
+        A figure that pyplot does not know: notebooks show it, `savefig` writes it.
+
+    Raises:
+        IndexError: the attribution has no such row.
+        ValueError: no row at all, or a list that is not as long as what it names.
+    """
+    from dualview.plotting.layout import Block, draw_blocks
+    from dualview.plotting.style import plain_style
+
+    rows = torch.as_tensor(test).reshape(-1).tolist()
+    _check_rows(rows, len(attribution))
+    _check_length("true_targets", true_targets, len(attribution), "rows in the attribution")
+    _check_length("names", names, attribution.num_train, "training samples")
+    class_names = attribution.class_names if class_names is None else class_names
+    blocks = []
+    for row in rows:
+        shown = explained(attribution, row, k, display=display, class_names=class_names, names=names)
+        title = f"Predicted {shown.predicted}"
+        if true_targets is not None:
+            title += f", true label {class_word(int(true_targets[row]), class_names)}"
+        if shown.explained != shown.predicted:
+            title += f", explained for {shown.explained}"
+        subtitle = score_sentence(attribution, row, class_names)
+        blocks.append(Block(shown, title, subtitle, side_phrases(attribution)))
+    with plain_style():
+        return draw_blocks(blocks)
+
+
+def _check_rows(rows: Sequence[int], num_rows: int) -> None:
+    if not rows:
+        raise ValueError("`test` is empty; expected a row of the attribution, or several")
+    for row in rows:
+        if not -num_rows <= row < num_rows:
+            raise IndexError(f"`test` is {row}; rows of the attribution go from 0 to {num_rows - 1}")
+
+
+def _check_length(name: str, given: Sequence[Any] | Tensor | None, expected: int, of_what: str) -> None:
+    if given is not None and len(given) != expected:
+        raise ValueError(f"`{name}` holds {len(given)} entries; there are {expected} {of_what}")

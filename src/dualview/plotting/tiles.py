@@ -1,0 +1,97 @@
+"""Drawing one sample: an image, bars, or words, in a square of the sheet."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from dualview.engine.pictures import Picture
+from dualview.plotting.explained import value_limits
+from dualview.plotting.style import INK, LINE, QUIET, SMALL, Sheet, line_height, wrap
+
+NEAREST_BELOW = 100  # shorter sides are drawn with their pixels visible
+FRAME_GAP = 0.045  # inches between a picture and the dashed frame around it
+CHECKS = 8
+CHECK_TONES = (226, 250)
+BARS, TEST_BARS = "#4a4a4a", "#a8a8a8"
+
+
+def draw_sample(
+    sheet: Sheet,
+    picture: Picture,
+    x: float,
+    y: float,
+    side: float,
+    *,
+    limits: tuple[float, float] | None = None,
+    beside: np.ndarray | None = None,
+    dashed: bool = False,
+) -> None:
+    """Draw what is seen of a sample in a square of `side` inches.
+
+    Args:
+        sheet: what it is drawn on.
+        picture: what is drawn.
+        x: inches from the left.
+        y: inches from the top.
+        side: inches.
+        limits: least and largest value on the scale of bars; by default this sample's own.
+        beside: values of another sample, drawn behind the bars.
+        dashed: whether the frame is dashed and dark.
+    """
+    axes = sheet.axes(x, y, side, side)
+    if picture.image is not None:
+        _image(axes, picture.image)
+    elif picture.values is not None:
+        _bars(axes, picture.values, limits or value_limits([picture]), beside)
+    else:
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        _words(sheet, picture.text or "nothing to show", x, y, side)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _frame(axes, LINE, 0.6, 0.0)
+    if dashed:
+        _frame(axes, INK, 1.2, FRAME_GAP / side)
+
+
+def _frame(axes: Axes, colour: str, width: float, gap: float) -> None:
+    """Draw a frame around the axes; one that stands apart from them is dashed."""
+    style = (0, (3, 2)) if gap else "-"
+    box = Rectangle((-gap, -gap), 1 + 2 * gap, 1 + 2 * gap, transform=axes.transAxes, fill=False, clip_on=False)
+    box.set(edgecolor=colour, linewidth=width, linestyle=style)
+    axes.add_patch(box)
+
+
+def _image(axes: Axes, image: np.ndarray) -> None:
+    """Draw an image in the middle of a square, without distorting it; transparency shows a light checker."""
+    height, width = image.shape[:2]
+    side = max(height, width)
+    extent = (-width / 2, width / 2, -height / 2, height / 2)
+    smooth = "nearest" if side < NEAREST_BELOW else "antialiased"
+    if image.ndim == 3 and image.shape[2] == 4:
+        tones = np.indices((CHECKS, CHECKS)).sum(0) % 2
+        checker = np.take(np.array(CHECK_TONES, np.uint8), tones)
+        axes.imshow(checker, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation=smooth)
+    axes.set(xlim=(-side / 2, side / 2), ylim=(-side / 2, side / 2), aspect="auto")
+
+
+def _bars(axes: Axes, values: np.ndarray, limits: tuple[float, float], beside: np.ndarray | None) -> None:
+    places = np.arange(len(values))
+    if beside is not None and len(beside) == len(values):
+        axes.bar(places, beside, width=1.0, color=TEST_BARS, alpha=0.55, linewidth=0)
+    axes.bar(places, values, width=0.45 if len(values) <= 64 else 0.8, color=BARS, linewidth=0)
+    axes.axhline(0, color=QUIET, linewidth=0.5)
+    margin = 0.06 * (limits[1] - limits[0])
+    axes.set(xlim=(-0.8, len(values) - 0.2), ylim=(limits[0] - margin, limits[1] + margin))
+
+
+def _words(sheet: Sheet, words: str, x: float, y: float, side: float) -> None:
+    step, inset = line_height(SMALL), 0.06
+    lines = wrap(textwrap.dedent(words), side - 2 * inset, SMALL, int((side - 2 * inset) / step))
+    for number, line in enumerate(lines):
+        sheet.text(x + inset, y + inset + number * step, line, size=SMALL, color=QUIET)

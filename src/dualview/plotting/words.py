@@ -1,0 +1,90 @@
+"""How numbers, classes and measured outputs are written, in figures and on pages alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dualview.data._attribution import DataAttribution
+
+MINUS = "\u2212"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with so many significant digits; very small and large ones as 1.2e−5."""
+    if not math.isfinite(value):
+        return "undefined" if math.isnan(value) else ("∞" if value > 0 else f"{MINUS}∞")
+    if value == 0:
+        return "0"
+    if 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{decimals(value, digits)}f}".replace("-", MINUS)
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Write a number with its sign; zero has none."""
+    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
+
+
+def decimals(value: float, digits: int = 3) -> int:
+    """Return how many decimals show so many significant digits of a number; 6 at most."""
+    return 2 if value == 0 else min(6, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def signed_to(value: float, places: int) -> str:
+    """Write a number with its sign and so many decimals, as in a column of sums."""
+    rounded = round(value, places) + 0.0  # no negative zero
+    return f"{rounded:{'+' if rounded else ''}.{places}f}".replace("-", MINUS)
+
+
+def class_word(column: int, class_names: Sequence[str] | None) -> str:
+    """Name an output column, on one line: by its class name, else by its number."""
+    return str(column) if class_names is None else " ".join(str(class_names[column]).split())
+
+
+def class_caption(column: int, class_names: Sequence[str] | None) -> str:
+    """Name a training label below a picture, where a bare number would not say what it is."""
+    word = class_word(column, class_names)
+    return f"label {word}" if class_names is None else word
+
+
+def class_phrase(column: int, class_names: Sequence[str] | None) -> str:
+    """Name an output column inside a sentence."""
+    word = class_word(column, class_names)
+    return f"class {word}" if class_names is None else f"“{word}”"
+
+
+def measured_phrase(attribution: DataAttribution, target: int, class_names: Sequence[str] | None) -> str:
+    """Say which output the scores are about, e.g. "logit of class 3"."""
+    name = attribution.measured.replace("_", " ").replace("-", MINUS)
+    if name.startswith("contrast("):  # of two fixed classes, whatever the target
+        return name
+    return f"{name} {'for' if attribution.lower_is_better else 'of'} {class_phrase(target, class_names)}"
+
+
+def score_sentence(attribution: DataAttribution, row: int, class_names: Sequence[str] | None) -> str:
+    """Say what one score of this row is: kind, unit, whether it was linearised, and what the scores add up to."""
+    output = measured_phrase(attribution, int(attribution.targets[row]), class_names)
+    linearised = ", linearised at the network’s logits" if attribution.linearised else ""
+    if attribution.kind == "similarity":
+        return "Each score is a similarity; sums of them mean nothing."
+    if attribution.kind == "effect":
+        return f"Each score estimates the sample’s effect on the {output}{linearised}."
+    sentence = f"Each score is a share of the surrogate’s {output}{linearised}"
+    if attribution.top_k is not None:
+        return f"{sentence}."
+    scores, bias = attribution.scores[row].double(), float(attribution.bias[row])
+    return (
+        f"{sentence}: all {int((scores != 0).sum())} scores and the bias {signed(bias)} add up to "
+        f"{signed(bias + float(scores.sum()))}."
+    )
+
+
+def side_phrases(attribution: DataAttribution) -> tuple[str, str]:
+    """Say what proponents and what opponents do to the measured output."""
+    if attribution.kind == "similarity":
+        return "most alike", "least alike"
+    name = attribution.measured.replace("_", " ").replace("-", MINUS)
+    verbs = ("lower", "raise") if attribution.lower_is_better else ("raise", "lower")
+    return f"{verbs[0]} this {name}", f"{verbs[1]} this {name}"

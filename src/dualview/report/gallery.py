@@ -1,0 +1,270 @@
+"""The lower part of a page: explained predictions, and training samples that may be mislabelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from dualview.data._attribution import DataAttribution
+from dualview.data._explainer import Explainer
+from dualview.data._ranking import Ranking
+from dualview.data._source import Source
+from dualview.engine.datasets import Samples
+from dualview.engine.tables import Table
+from dualview.engine.task import class_logits
+from dualview.plotting.explained import Explained, Neighbour, explained, value_limits
+from dualview.plotting.words import class_word, decimals, measured_phrase, number, side_phrases, signed, signed_to
+from dualview.report.facts import count, percent, predictions_of
+from dualview.report.images import Shown, shown
+
+TEST_SIDE, TRAIN_SIDE = 192, 108  # pixels
+TEST_WORDS, TRAIN_WORDS = 1200, 280  # characters
+
+
+class Tile(NamedTuple):
+    """A training sample below an explained prediction."""
+
+    picture: Shown
+    score: str
+    length: float  # of its bar, in percent of the longest
+    label: str
+    train_index: int
+    name: str | None
+    differs: bool
+    network: str | None  # what the network predicts for it, where that is not its label
+
+
+class Side(NamedTuple):
+    """Proponents or opponents: what they do, the strongest of them, and how much those carry."""
+
+    word: str
+    does: str
+    tiles: list[Tile]
+    carried: str
+
+
+class Step(NamedTuple):
+    """One part of the surrogate's output, drawn from where the last one ended; places in percent."""
+
+    word: str
+    value: str
+    tone: str
+    left: float
+    width: float
+
+
+class Prediction(NamedTuple):
+    """One explained prediction."""
+
+    position: int
+    wrong: bool
+    predicted: str
+    true: str
+    picture: Shown
+    stretched: bool
+    facts: list[tuple[str, str]]
+    surrogate: str
+    agrees: bool
+    output: str
+    steps: list[Step]
+    sides: list[Side]
+
+
+class Suspect(NamedTuple):
+    """A training sample that may carry a wrong label."""
+
+    rank: int
+    picture: Shown
+    train_index: int
+    name: str | None
+    label: str
+    network: str
+    differs: bool
+    self_influence: str
+    length: float
+    loss: str
+
+
+def choose(table: Table, errors: Ranking, num_errors: int, num_correct: int) -> list[int]:
+    """Return the positions to explain: the worst errors first, then correct ones, evenly spaced."""
+    right = (predictions_of(table) == table.targets).nonzero().squeeze(1)
+    taken = min(num_correct, len(right))
+    spaced = [int(right[(2 * step + 1) * len(right) // (2 * taken)]) for step in range(taken)]
+    return [*errors.index[:num_errors].tolist(), *spaced]
+
+
+def predictions(
+    explainer: Explainer, samples: Samples, table: Table, positions: Sequence[int], k: int
+) -> list[Prediction]:
+    """Explain the samples at these positions for what the network predicts of them."""
+    if not positions:
+        return []
+    chosen = Samples(Subset(samples.dataset, list(positions)), samples.collate)
+    attribution = explainer.explain(chosen)
+    surrogate = explainer.surrogate_logits(chosen) if explainer.fidelity else None
+    losses, confidences = _measured(explainer, table, positions)
+    network = predictions_of(explainer.table)
+    return [
+        _prediction(
+            attribution, row, position, k,
+            true=int(table.targets[position]), loss=float(losses[row]), confidence=float(confidences[row]),
+            surrogate=None if surrogate is None else surrogate[row], network=network,
+        )
+        for row, position in enumerate(positions)
+    ]  # fmt: skip
+
+
+def _measured(explainer: Explainer, table: Table, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the loss and the predicted class's probability of each of these samples."""
+    rows = table.rows(torch.tensor(list(positions)))
+    logits = class_logits(rows.outputs)
+    with torch.no_grad():
+        losses = explainer.task.losses(logits, rows.targets, one_logit=rows.outputs.shape[1] == 1)
+    return losses, logits.softmax(1).amax(1)
+
+
+def _prediction(
+    attribution: DataAttribution,
+    row: int,
+    position: int,
+    k: int,
+    *,
+    true: int,
+    loss: float,
+    confidence: float,
+    surrogate: Tensor | None,
+    network: Tensor,
+) -> Prediction:
+    names = attribution.class_names
+    sample = explained(attribution, row, k)
+    limits = value_limits([sample.picture, *(member.picture for member in (*sample.proponents, *sample.opponents))])
+    facts = [("Confidence", percent(confidence)), ("Loss", number(loss))]
+    said, agrees = "", True
+    if surrogate is not None:
+        choice = int(surrogate.argmax())
+        agrees = choice == int(attribution.predicted[row])
+        said = f"The surrogate predicts {class_word(choice, names)}" + (" too." if agrees else ", not the same.")
+    return Prediction(
+        position,
+        true != int(attribution.predicted[row]),
+        sample.predicted,
+        class_word(true, names),
+        shown(sample.picture, f"sample {position} of the data set", TEST_SIDE, TEST_WORDS, limits),
+        sample.picture.stretched,
+        facts,
+        said,
+        agrees,
+        measured_phrase(attribution, sample.target, names) + (", linearised" if attribution.linearised else ""),
+        _steps(attribution, row) if attribution.kind == "share" else [],
+        _sides(attribution, row, sample, network, limits),
+    )
+
+
+def _steps(attribution: DataAttribution, row: int) -> list[Step]:
+    """Split the surrogate's output into bias, proponents and opponents, each drawn from where the last one ended."""
+    scores = attribution.scores[row].double()
+    up, down = scores.clamp(min=0).sum().item(), scores.clamp(max=0).sum().item()
+    raising, lowering = int((scores > 0).sum()), int((scores < 0).sum())
+    speaks = [(raising, "proponents", up, "for"), (lowering, "opponents", down, "against")]
+    if attribution.lower_is_better:
+        speaks = [(lowering, "proponents", down, "for"), (raising, "opponents", up, "against")]
+    parts = [("bias", float(attribution.bias[row]), "plain")]
+    parts += [(f"{count(members)} {word}", value, tone) for members, word, value, tone in speaks]
+    ends = [0.0]
+    for _, value, _ in parts:
+        ends.append(ends[-1] + value)
+    spans = [*zip(ends[:-1], ends[1:], strict=True), (0.0, ends[-1])]
+    parts.append(("together", ends[-1], "total"))
+    low, high = min(ends), max(ends)
+    scale = 100 / ((high - low) or 1.0)
+    plain = 1e-4 <= abs(ends[-1]) < 1e6
+    return [
+        Step(
+            word,
+            signed_to(value, decimals(ends[-1])) if plain else signed(value),
+            tone,
+            (min(span) - low) * scale,
+            abs(span[1] - span[0]) * scale,
+        )
+        for (word, value, tone), span in zip(parts, spans, strict=True)
+    ]
+
+
+def _sides(
+    attribution: DataAttribution, row: int, sample: Explained, network: Tensor, limits: tuple[float, float]
+) -> list[Side]:
+    largest = max((abs(member.score) for member in (*sample.proponents, *sample.opponents)), default=1.0)
+    scores = attribution.scores[row].double() * (-1.0 if attribution.lower_is_better else 1.0)
+    sides = []
+    for word, does, members, all_of_them in (
+        ("Proponents", side_phrases(attribution)[0], sample.proponents, scores[scores > 0]),
+        ("Opponents", side_phrases(attribution)[1], sample.opponents, scores[scores < 0]),
+    ):
+        tiles = [_tile(member, network, attribution, largest, limits) for member in members]
+        sides.append(Side(word, does, tiles, _carried(members, all_of_them, attribution.kind)))
+    return sides
+
+
+def _carried(members: Sequence[Neighbour], scores: Tensor, kind: str) -> str:
+    """Say how many there are, and how much of their sum the shown ones carry."""
+    if not members:
+        return "none: no score of that sign"
+    if kind == "similarity":
+        return f"{len(members)} of {count(len(scores))}"
+    carried = percent(sum(abs(member.score) for member in members), float(scores.abs().sum()))
+    return f"{len(members)} of {count(len(scores))}, which carry {carried} of their sum"
+
+
+def _tile(
+    member: Neighbour, network: Tensor, attribution: DataAttribution, largest: float, limits: tuple[float, float]
+) -> Tile:
+    says = int(network[member.train_index])
+    return Tile(
+        shown(
+            member.picture,
+            f"training sample {member.train_index}, label {member.label}",
+            TRAIN_SIDE,
+            TRAIN_WORDS,
+            limits,
+        ),
+        signed(member.score),
+        100 * abs(member.score) / largest,
+        member.caption,
+        member.train_index,
+        member.name,
+        member.differs,
+        None if says == member.target else class_word(says, attribution.class_names),
+    )
+
+
+def suspects(explainer: Explainer, top: int) -> list[Suspect]:
+    """Show the training samples with the highest self-influence, highest first."""
+    ranking = explainer.suspects(top)
+    names = explainer.task.class_names
+    source = Source(explainer.task, None, explainer.samples, explainer.thumbnails)
+    positions = ranking.index.tolist()
+    pictures = [source.train_picture(position) for position in positions]
+    limits = value_limits(pictures)
+    influence, labels, predicted, losses = (
+        ranking.columns[name].tolist() for name in ("self_influence", "target", "predicted", "loss")
+    )
+    largest = max(map(abs, influence), default=0.0) or 1.0
+    return [
+        Suspect(
+            rank + 1,
+            shown(pictures[rank], f"training sample {position}", TRAIN_SIDE, TRAIN_WORDS, limits),
+            position,
+            None if ranking.names is None else ranking.names[rank],
+            class_word(labels[rank], names),
+            class_word(predicted[rank], names),
+            labels[rank] != predicted[rank],
+            number(influence[rank]),
+            100 * abs(influence[rank]) / largest,
+            number(losses[rank]),
+        )
+        for rank, position in enumerate(positions)
+    ]

@@ -1,0 +1,51 @@
+"""How numbers and outputs are written."""
+
+import dataclasses
+
+import pytest
+
+from dualview import DataAttribution
+from dualview.plotting.words import measured_phrase, number, score_sentence, side_phrases, signed, signed_to
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.0, "0"),
+        (1.0, "1.00"),
+        (-0.012345, "−0.0123"),
+        (9.999, "10.00"),
+        (1234.5, "1234"),
+        (999999.0, "999999"),
+        (1e6, "1.00e6"),
+        (0.0001, "0.000100"),
+        (-0.00002, "−2.00e−5"),
+        (float("nan"), "undefined"),
+        (float("-inf"), "−∞"),
+    ],
+)
+def test_numbers(value: float, written: str):
+    assert number(value) == written
+
+
+def test_signs():
+    assert [signed(value) for value in (0.5, -0.5, 0.0)] == ["+0.500", "−0.500", "0"]
+    assert [signed_to(value, 2) for value in (72.888, -70.6, 0.001, -0.004)] == ["+72.89", "−70.60", "0.00", "0.00"]
+
+
+def test_outputs(grey: DataAttribution):
+    names = ["cat", "dog", "cow"]
+    assert measured_phrase(grey, 1, None) == "logit of class 1"
+    assert measured_phrase(grey, 1, names) == "logit of “dog”"
+    assert measured_phrase(dataclasses.replace(grey, measured="contrast(0, 2)"), 1, names) == "contrast(0, 2)"
+    assert (
+        measured_phrase(dataclasses.replace(grey, measured="log_probability"), 1, None) == "log probability of class 1"
+    )
+
+
+def test_kinds(grey: DataAttribution):
+    effect = dataclasses.replace(grey, kind="effect")
+    assert score_sentence(effect, 0, None) == "Each score estimates the sample’s effect on the logit of class 0."
+    similarity = dataclasses.replace(grey, kind="similarity")
+    assert score_sentence(similarity, 0, None) == "Each score is a similarity; sums of them mean nothing."
+    assert side_phrases(similarity) == ("most alike", "least alike")
