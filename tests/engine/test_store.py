@@ -212,7 +212,8 @@ def test_an_empty_data_set_is_refused(store):
         Store(store.root, shard_rows=0)
 
 
-def test_the_size_is_said_before_the_start(store, capsys, caplog):
+def test_the_size_is_said_before_the_start(store, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     line = "3 rows × (5 features + 3 outputs) × 4 bytes = 120 B"
     recorder = Recorder(3)
     produce, said = recorder.produce, []

@@ -19,5 +19,5 @@ def announce(line: str, enabled: bool) -> None:
 
 
 def progress_bar(total: int, *, done: int = 0, enabled: bool) -> tqdm:
-    """Return a bar over rows with the time left."""
-    return tqdm(total=total, initial=done, unit="row", disable=not enabled)
+    """Return a bar over rows with the time left; a log file, which nobody watches, gets none."""
+    return tqdm(total=total, initial=done, unit="row", disable=not (enabled and sys.stderr.isatty()))

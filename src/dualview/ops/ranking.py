@@ -21,20 +21,20 @@ def top_k(scores: Float[Tensor, "test entry"], k: int) -> tuple[Float[Tensor, "t
         values: "test k", falling.
         positions: "test k", int64 positions along the second axis.
     """
-    best, positions = torch.topk(scores, k, dim=1)
     if k == 0 or k == scores.shape[1]:
-        return _in_order(best, positions)
-    # topk chooses freely among entries equal to the k-th; put the first of them in place of its choice
-    threshold = best[:, -1:]
-    tied = scores == threshold
-    wanted = (best == threshold).sum(1, keepdim=True)
-    rows = (tied.sum(1, keepdim=True) > wanted).squeeze(1).nonzero().squeeze(1)
+        return _in_order(*torch.topk(scores, k, dim=1))
+    best, positions = torch.topk(scores, k + 1, dim=1)  # one more, to see where the k-th has an equal outside
+    rows = (best[:, k] == best[:, k - 1]).nonzero().squeeze(1)
+    best, positions = best[:, :k].contiguous(), positions[:, :k].contiguous()
     if len(rows):
-        first = tied[rows] & (tied[rows].cumsum(1) <= wanted[rows])
-        chosen = (scores[rows] > threshold[rows]) | first
+        # topk chooses freely among entries equal to the k-th; put the first of them in place of its choice
+        candidates, threshold = scores[rows], best[rows, -1:]
+        wanted = (best[rows] == threshold).sum(1, keepdim=True)
+        tied = candidates == threshold
+        chosen = (candidates > threshold) | (tied & (tied.cumsum(1) <= wanted))
         where = chosen.nonzero()[:, 1].reshape(len(rows), k)
         positions[rows] = where
-        best[rows] = scores[rows].gather(1, where)
+        best[rows] = candidates.gather(1, where)
     return _in_order(best, positions)
 
 
