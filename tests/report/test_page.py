@@ -117,13 +117,13 @@ def test_suspects_are_those_of_the_explainer(page, explainer: Explainer):
     ranking = explainer.suspects(7).rows()
     assert len(rows) == 7
     for rank, (cells, row) in enumerate(zip(rows, ranking, strict=True), start=1):
-        number, _, index, label, predicted, influence, loss_text = cells
+        number, _, index, label, predicted, slack, loss_text = cells
         assert (number, index.split()[0]) == (str(rank), str(row["index"]))
         assert row["name"] in index
         assert label == CLASS_NAMES[row["target"]]
         assert predicted.removeprefix("≠ ") == CLASS_NAMES[row["predicted"]]
         assert predicted.startswith("≠") == (row["target"] != row["predicted"])
-        assert (value(influence), value(loss_text)) == (close(row["self_influence"]), close(row["loss"]))
+        assert (value(slack), value(loss_text)) == (close(row["slack"]), close(row["loss"]))
 
 
 def test_certificate_and_fidelity_are_those_of_the_explainer(page, explainer: Explainer, data: tuple[Tensor, Tensor]):

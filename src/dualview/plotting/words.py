@@ -46,7 +46,7 @@ def class_word(column: int, class_names: Sequence[str] | None) -> str:
 def class_caption(column: int, class_names: Sequence[str] | None) -> str:
     """Name a training label below a picture, where a bare number would not say what it is."""
     word = class_word(column, class_names)
-    return f"label {word}" if class_names is None else word
+    return f"label {word}" if class_names is None or word.isdigit() else word
 
 
 def class_phrase(column: int, class_names: Sequence[str] | None) -> str:

@@ -84,7 +84,7 @@ class Suspect(NamedTuple):
     label: str
     network: str
     differs: bool
-    self_influence: str
+    slack: str
     length: float
     loss: str
 
@@ -242,17 +242,17 @@ def _tile(
 
 
 def suspects(explainer: Explainer, top: int) -> list[Suspect]:
-    """Show the training samples with the highest self-influence, highest first."""
+    """Show the training samples whose label the surrogate contradicts most, highest slack first."""
     ranking = explainer.suspects(top)
     names = explainer.task.class_names
     source = Source(explainer.task, None, explainer.samples, explainer.thumbnails)
     positions = ranking.index.tolist()
     pictures = [source.train_picture(position) for position in positions]
     limits = value_limits(pictures)
-    influence, labels, predicted, losses = (
-        ranking.columns[name].tolist() for name in ("self_influence", "target", "predicted", "loss")
+    slacks, labels, predicted, losses = (
+        ranking.columns[name].tolist() for name in ("slack", "target", "predicted", "loss")
     )
-    largest = max(map(abs, influence), default=0.0) or 1.0
+    largest = max(slacks, default=0.0) or 1.0
     return [
         Suspect(
             rank + 1,
@@ -262,8 +262,8 @@ def suspects(explainer: Explainer, top: int) -> list[Suspect]:
             class_word(labels[rank], names),
             class_word(predicted[rank], names),
             labels[rank] != predicted[rank],
-            number(influence[rank]),
-            100 * abs(influence[rank]) / largest,
+            number(slacks[rank]),
+            100 * slacks[rank] / largest,
             number(losses[rank]),
         )
         for rank, position in enumerate(positions)

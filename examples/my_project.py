@@ -1,0 +1,32 @@
+"""A project of your own: what `dualview` needs to know of it, and a first look."""
+
+from pathlib import Path
+
+import torch
+
+import dualview as dv
+from dualview.evaluation.tasks import mnist
+
+train_digits, test_digits = mnist.mnist_5k()  # yours: a map-style data set, tensors, or a DataLoader
+train_set = (train_digits.images, train_digits.labels)
+test_set = (test_digits.images, test_digits.labels)
+
+
+def train(mask=None, seed=0):  # only `dualview audit --verify` needs this
+    return mnist.train_classifier(train_digits, epochs=2, mask=mask, seed=seed)
+
+
+if not Path("model.pt").exists():
+    torch.save(train().state_dict(), "model.pt")
+model = mnist.small_cnn()
+model.load_state_dict(torch.load("model.pt"))
+task = dv.Task(model, class_names=mnist.CLASS_NAMES)
+
+if __name__ == "__main__":
+    explainer = dv.fit(dv.DualView(C=1e-3), task, train_set, held_out=test_set, store="runs/mine")
+    print(explainer, explainer.fidelity["held_out"], sep="\n")
+    errors = explainer.errors()  # the wrong predictions on the held-out data, worst first
+    scores = explainer.explain(test_set[0][errors.index[:8]], top=20)
+    print(scores.top(3).proponents.train_index)
+    dv.plot(scores).savefig("neighbours.png")
+    dv.write_report(explainer, test_set, "report.html")

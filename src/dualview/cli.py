@@ -1,0 +1,339 @@
+"""The command `dualview`: parses, calls, prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+import dualview as dv
+from dualview.data._explainer import Explainer
+from dualview.engine.datasets import as_samples
+from dualview.engine.task import Task, as_task
+from dualview.evaluation.counterfactual import removal_effect
+
+app = typer.Typer(
+    help="Explain a trained classifier's predictions by its training data.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+console = Console(markup=False, emoji=False, highlight=False)  # names may hold brackets and colons
+
+TaskRef = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:TASK",
+        help="A dualview.Task or a torch model, or a function that returns one; MODULE is a dotted name or a .py file.",
+    ),
+]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder that keeps the recorded rows and the fit.")]
+TrainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--train",
+        metavar="MODULE:DATASET",
+        help="The training set, to show its samples in full; without it thumbnails are shown.",
+    ),
+]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="Which fit, where the store holds several; the error lists their names.")
+]
+
+
+def _example(command: str) -> str:
+    """Return a worked example for the end of a help text, in a paragraph that click is told not to wrap."""
+    return f"\b\nExample:\n  dualview {command}"
+
+
+@app.command(epilog=_example("demo --out dualview-demo"))
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the page and the store.")] = Path("dualview-demo"),
+) -> None:
+    """Run the main job on real data: MNIST digits with wrong labels and a shortcut planted."""
+    from dualview.demo import demo as run
+
+    run(folder)
+
+
+@app.command(
+    epilog=_example(
+        "fit my_project.py:task --data my_project.py:train_set \\\n"
+        "      --held-out my_project.py:test_set --store runs/mine"
+    )
+)
+def fit(
+    task: TaskRef,
+    data: Annotated[str, typer.Option("--data", metavar="MODULE:DATASET", help="The labelled training set.")],
+    store: StoreOption,
+    C: Annotated[
+        float,
+        typer.Option("--C", help="Weight of the sum of losses; larger gives fewer support samples and a longer fit."),
+    ] = 1e-3,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            "--held-out",
+            metavar="MODULE:DATASET|FRACTION",
+            help="Labelled data (or a share of the training set) that fidelity is measured on.",
+        ),
+    ] = None,
+    gap: Annotated[float, typer.Option(help="Relative duality gap to reach.")] = 1e-6,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per forward pass.")] = None,
+    data_id: Annotated[
+        str | None, typer.Option(help="Your own name for the training data, part of the store's key.")
+    ] = None,
+) -> None:
+    """Record the training set and fit DualView."""
+    explainer = dv.fit(
+        dv.DualView(C=C, gap=gap),
+        _task(task),
+        load(data),
+        held_out=_held_out(held_out),
+        store=store,
+        batch_size=batch_size,
+        data_id=data_id,
+    )
+    _print_facts(explainer)
+
+
+@app.command(
+    epilog=_example(
+        "explain my_project.py:task --data my_project.py:test_set --store runs/mine \\\n"
+        "      --index 0 --index 7 --figure neighbours.png"
+    )
+)
+def explain(
+    task: TaskRef,
+    data: Annotated[str, typer.Option("--data", metavar="MODULE:DATASET", help="The labelled samples to explain.")],
+    store: StoreOption,
+    index: Annotated[
+        list[int] | None,
+        typer.Option("--index", help="Position of a sample to explain; repeat for more. Default: the worst error."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Label of the class to explain, as in the data; default: the prediction.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Proponents and opponents to name.")] = 5,
+    csv: Annotated[Path | None, typer.Option(help="Write all named scores as CSV.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the first sample's neighbours (.png, .pdf, .svg).")] = None,
+    train: TrainOption = None,
+    method: MethodOption = None,
+) -> None:
+    """Name the training samples that speak for and against a prediction."""
+    explainer = _open(store, task, train, method)
+    samples = as_samples(load(data), name="data")
+    positions = index or explainer.errors(samples).index[:1].tolist() or [0]
+    for position in positions:
+        if not 0 <= position < len(samples):
+            raise IndexError(f"--index {position}: the data set has samples 0 to {len(samples) - 1}")
+    inputs, _ = explainer.task.split(samples.batch(positions))
+    attribution = explainer.explain(inputs, None if target is None else _label(target), top=top)
+    attribution = dataclasses.replace(  # of the data set's samples, not of rows of what was picked from it
+        attribution, test_index=torch.tensor(positions), source=explainer.source_of(samples)
+    )
+    for row, position in enumerate(positions):
+        _print_neighbours(attribution, row, position, top)
+    if csv is not None:
+        attribution.to_pandas().to_csv(csv, index=False)
+        print(f"scores: {csv}")
+    if figure is not None:
+        dv.plot(attribution, k=top).savefig(figure)
+        print(f"figure: {figure}")
+
+
+@app.command(
+    epilog=_example(
+        "audit my_project.py:task --store runs/mine --top 20 --csv suspects.csv \\\n"
+        "      --verify my_project.py:train --test my_project.py:test_set --seeds 1"
+    )
+)
+def audit(
+    task: TaskRef,
+    store: StoreOption,
+    top: Annotated[int, typer.Option(help="Suspects to list.")] = 30,
+    by: Annotated[str, typer.Option(help="Ranking: slack, self_influence or loss.")] = "slack",
+    csv: Annotated[Path, typer.Option(help="Where the suspects go as CSV.")] = Path("suspects.csv"),
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:TRAIN",
+            help="A function train(mask, seed) → model: retrain without the suspects and compare. Needs --test.",
+        ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option("--test", metavar="MODULE:DATASET", help="Labelled data that retrained models are compared on."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Retrainings per arm.")] = 3,
+    method: MethodOption = None,
+) -> None:
+    """List the training samples most likely to be wrongly labelled, and check by retraining."""
+    if verify is not None and test is None:
+        raise ValueError("--verify compares retrained models on labelled data: give --test MODULE:DATASET")
+    explainer = _open(store, task, None, method)
+    suspects = explainer.suspects(top, by=by)
+    suspects.to_csv(csv)
+    _print_rows(f"suspects, by {suspects.by}", _with_class_names(suspects.head(30), explainer.task.class_names))
+    print(f"{len(suspects)} suspects: {csv}")
+    if verify is not None:
+        effect = removal_effect(
+            load(verify, call=False),
+            suspects.index,
+            len(explainer.table),
+            explainer.task,
+            load(str(test)),
+            seeds=range(seeds),
+        )
+        _print_rows(f"retrained, {len(suspects)} samples removed", effect.rows())
+
+
+@app.command(
+    epilog=_example(
+        "report my_project.py:task --data my_project.py:test_set --store runs/mine \\\n      --out report.html"
+    )
+)
+def report(
+    task: TaskRef,
+    data: Annotated[str, typer.Option("--data", metavar="MODULE:DATASET", help="The labelled samples to explain.")],
+    store: StoreOption,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    train: TrainOption = None,
+    method: MethodOption = None,
+) -> None:
+    """Write one self-contained page: fidelity, explained errors, suspects."""
+    explainer = _open(store, task, train, method)
+    print(f"The page: {dv.write_report(explainer, load(data), out, title=title).resolve()}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; errors of use end with one message and exit code 1, not with a traceback."""
+    sys.path.insert(0, "")
+    try:
+        app(arguments)
+    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"dualview: {message}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def load(reference: str, *, call: bool = True) -> Any:
+    """Import `MODULE:NAME`; MODULE is a dotted name or a .py file. A plain function is called for its value."""
+    module_name, colon, name = reference.rpartition(":")
+    if not colon or not name:
+        raise ValueError(f"{reference!r} is not of the form MODULE:NAME, e.g. my_project.py:task")
+    module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    if not hasattr(module, name):
+        public = ", ".join(sorted(key for key in vars(module) if not key.startswith("_")))
+        raise LookupError(f"{module_name} has no {name!r}; it has {public}")
+    value = getattr(module, name)
+    if not call or not callable(value) or isinstance(value, torch.nn.Module) or hasattr(value, "__getitem__"):
+        return value
+    return value()
+
+
+def _from_file(path: Path) -> Any:
+    """Import a file once, under its own name, so that what it defines is the same in every reference."""
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
+        return known
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _task(reference: str) -> Task:
+    return as_task(load(reference))
+
+
+def _open(store: Path, task: str, train: str | None, method: str | None) -> Explainer:
+    return dv.open(store, _task(task), train=None if train is None else load(train), method=method)
+
+
+def _held_out(given: str | None) -> Any:
+    if given is None:
+        return None
+    if ":" in given:
+        return load(given)
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"--held-out {given!r} is neither MODULE:DATASET nor a fraction of the training set") from None
+
+
+def _label(text: str) -> int | str:
+    """Return a label from the command line: a number where it is one, else the word."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
+def _print_facts(explainer: Explainer) -> None:
+    facts = explainer.certificate
+    print(
+        f"{facts['support']} of {len(explainer.positions)} training samples are support samples "
+        f"({facts['support_share']:.1%}); relative duality gap {facts['gap']:.1e} "
+        f"({facts['status']}, {facts['seconds']:.1f} s)"
+    )
+    _print_rows(
+        "agreement of surrogate and network", [{"data": name, **scores} for name, scores in explainer.fidelity.items()]
+    )
+
+
+def _print_neighbours(attribution: dv.DataAttribution, row: int, position: int, top: int) -> None:
+    one = attribution[row]
+    strongest = one.top(top)
+    rows = [
+        {
+            "": kind,
+            "train": index,
+            "label": _class(attribution.class_names, int(attribution.train_targets[index])),
+            "score": score,
+            **({} if attribution.names is None else {"name": attribution.names[index]}),
+        }
+        for kind, ranked in (("for", strongest.proponents), ("against", strongest.opponents))
+        for index, score in zip(ranked.train_index[0].tolist(), ranked.scores[0].tolist(), strict=True)
+        if index >= 0
+    ]
+    predicted, target = (_class(attribution.class_names, int(column[0])) for column in (one.predicted, one.targets))
+    title = f"sample {position}: predicted {predicted}, {attribution.measured} of {target}"
+    _print_rows(f"{title}, bias {float(one.bias[0]):.3g}", rows)
+
+
+def _with_class_names(ranking: dv.Ranking, class_names: Sequence[str] | None) -> list[dict[str, Any]]:
+    classes = ("target", "predicted")
+    return [
+        {name: _class(class_names, int(value)) if name in classes else value for name, value in row.items()}
+        for row in ranking.rows()
+    ]
+
+
+def _class(class_names: Sequence[str] | None, column: int) -> str:
+    return str(column) if class_names is None else str(class_names[column])
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    print(title)  # as a title of the table it would be wrapped to the table's width
+    table = RichTable()
+    for name in rows[0] if rows else []:
+        numeric = isinstance(rows[0][name], (int, float))
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)

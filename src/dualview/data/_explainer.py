@@ -1,0 +1,358 @@
+"""The one loop: blocks of test samples against blocks of training samples, whatever the method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dualview._version import __version__
+from dualview.data._attribution import DataAttribution
+from dualview.data._method import DataMethod, Prepared
+from dualview.data._ranking import Ranking
+from dualview.data._source import Source
+from dualview.data._topk import RunningTop
+from dualview.engine import outputs
+from dualview.engine.batches import Inputs, as_inputs, num_rows, take_rows
+from dualview.engine.datasets import Samples, as_samples, check_inputs
+from dualview.engine.isolation import untouched
+from dualview.engine.labels import columns_of
+from dualview.engine.record import Recorder, batch_size_for, record_rows
+from dualview.engine.tables import Rows, Table, join_rows
+from dualview.engine.task import Task, class_logits
+
+TEST_BLOCK = 1024
+TRAIN_BLOCK = 4096
+
+SUSPECTS_BY = ("slack", "self_influence", "loss")
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """A fitted data method; made by `dualview.fit` or `dualview.open`.
+
+    Attributes:
+        method: what was fitted.
+        task: with its readout resolved.
+        state: the fitted tensors.
+        table: the recorded training rows.
+        positions: training positions that the fit saw; the others were held out.
+        certificate: facts on the fit: relative duality gap, status, support share, ...
+        fidelity: "train" and, where given, "held_out" → how far surrogate and network agree.
+        samples: the training set, where there is one.
+        held_out: recorded held-out rows, where there are some.
+        names: a name per training sample, or None.
+        spec: what the training inputs looked like.
+        thumbnails: stored pictures of support samples.
+        batch_size: samples per forward pass; None chooses by their size.
+    """
+
+    method: DataMethod
+    task: Task
+    state: Any
+    table: Table
+    positions: Int[Tensor, " row"]
+    certificate: dict[str, Any]
+    fidelity: dict[str, dict[str, float]]
+    samples: Samples | None = None
+    held_out: Table | None = None
+    names: Sequence[str] | None = None
+    spec: dict[str, dict] = field(default_factory=dict)
+    thumbnails: Mapping[int, np.ndarray] = field(default_factory=dict)
+    batch_size: int | None = None
+
+    def __repr__(self) -> str:
+        facts = ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.certificate.items()
+            if name in ("gap", "status", "support_share")
+        )
+        return f"Explainer({self.method!r}, {len(self.table)} training samples; {facts})"
+
+    # ── explaining ───────────────────────────────────────────────────────────────────────────────
+
+    def explain(self, inputs: Any, targets: Any = None, *, top: int | None = None) -> DataAttribution:
+        """Score every training sample for the prediction of each input.
+
+        Args:
+            inputs: a batch as the model takes it (tensor, tuple or dict; first axis: test), or a data
+                set or DataLoader, whose labels are not used.
+            targets: label of the class to explain, one a test sample or one for all; the network's
+                predictions by default.
+            top: keep only so many scores of each sign for each test sample; None keeps all.
+
+        Returns:
+            Scores in units of the measured output; positive speaks for a larger one.
+
+        Raises:
+            ValueError: inputs of another shape than in training, NaN, or targets that are no columns
+                or that training never showed.
+        """
+        rows = self.rows(inputs, targets)
+        return self._attribution(rows, self.source_of(inputs), top)
+
+    def explain_classes(
+        self, inputs: Any, classes: Sequence[int] | None = None, *, top: int = 20
+    ) -> dict[int, DataAttribution]:
+        """Score every training sample for the logit of every class, at the cost of one product.
+
+        The inner products of test and training samples are made once; each class only weighs them.
+
+        Args:
+            inputs: as for `explain`.
+            classes: output columns; by default all that have training samples.
+            top: scores of each sign to keep for each test sample and class.
+
+        Returns:
+            output column → its attribution of the logit, in the order of `classes`.
+        """
+        rows = self._recorded(inputs)
+        columns = self.table.targets[self.positions].unique() if classes is None else classes
+        source = self.source_of(inputs)
+        task = dataclasses.replace(self.task, output=outputs.logit)
+        by_class: dict[int, Rows] = {}
+        for column in map(int, columns):
+            targets = columns_of(torch.full((len(rows.index),), column), self.num_classes)
+            self.method.check_targets(self.state, targets, self.task, given=True)
+            by_class[column] = rows._replace(targets=targets)
+        prepared = {column: self.method.prepare(self.state, task, part) for column, part in by_class.items()}
+        kept = {column: RunningTop(len(rows.index), top, rows.values.dtype) for column in by_class}
+        for test, train in self._blocks(len(rows.index)):
+            products = self.method.products(rows.values[test], train)
+            for column, part in prepared.items():
+                shares = self.method.bias_shares(self.state, _cut(part, test), train)
+                kept[column].add(test, products * shares, shares, train.index)
+        return {
+            column: self._result(task, part, prepared[column], source, *kept[column].result(), top)
+            for column, part in by_class.items()
+        }
+
+    def surrogate_logits(self, inputs: Any) -> Float[Tensor, "test cls"]:
+        """Return the surrogate's logits for these inputs, bias included."""
+        return self.method.logits(self.state, self._recorded(inputs).values)
+
+    def rows(self, inputs: Any, targets: Any = None) -> Rows:
+        """Record test samples, checked against what training looked like; targets default to predictions."""
+        rows = self._recorded(inputs)
+        if targets is not None:
+            if np.ndim(targets) == 0:
+                targets = [targets.item() if hasattr(targets, "item") else targets] * len(rows.index)
+            columns = columns_of(targets, self.num_classes, self.task.classes)
+            if len(columns) != len(rows.index):
+                raise ValueError(f"`targets` hold {len(columns)} labels for {len(rows.index)} test samples")
+            rows = rows._replace(targets=columns)
+        self.method.check_targets(self.state, rows.targets, self.task, given=targets is not None)
+        return rows
+
+    def predictions(self, rows: Rows) -> Int[Tensor, " test"]:
+        """Return the network's predicted output column of each row."""
+        return class_logits(rows.outputs).argmax(1)
+
+    # ── the training set ─────────────────────────────────────────────────────────────────────────
+
+    def self_influence(self) -> Float[Tensor, " train"]:
+        """Return each training sample's score for its own label's logit; zero where it has none.
+
+        High values mark samples that the surrogate must remember one by one: hard, odd or wrongly
+        labelled ones.
+        """
+        return self._per_train(self.method.self_scores)
+
+    def importance(self) -> Float[Tensor, " train"]:
+        """Return each training sample's global importance: its weight in every explanation."""
+        return self._per_train(self.method.importances)
+
+    def suspects(self, top: int | None = None, *, by: str = "slack") -> Ranking:
+        """Rank training samples that may carry a wrong label, most suspicious first.
+
+        Args:
+            top: how many; None ranks all.
+            by: "slack", how far the surrogate contradicts the label (its hinge loss); "self_influence",
+                as the DualView papers rank; or "loss", the network's own.
+
+        Returns:
+            Columns: slack, self_influence, importance, loss, target, predicted (by the network),
+            confidence. A sample that was held out of the fit has slack but no influence.
+        """
+        if top is not None and top < 1:
+            raise ValueError(f"`top` must be at least 1; it is {top}")
+        if by not in SUSPECTS_BY:
+            raise ValueError(f"`by` is {by!r}; choose from {', '.join(map(repr, SUSPECTS_BY))}")
+        columns = {
+            "slack": torch.cat([self.method.slacks(self.state, rows) for rows in self.table.blocks(TRAIN_BLOCK)]),
+            "self_influence": self.self_influence(),
+            "importance": self.importance(),
+            **self._predictions(self.table),
+        }
+        rank = columns[by].argsort(descending=True, stable=True)[:top]
+        names = None if self.names is None else [self.names[int(i)] for i in rank]
+        return Ranking(rank, {name: column[rank] for name, column in columns.items()}, by, len(self.table), names)
+
+    def errors(self, data: Any = None) -> Ranking:
+        """Rank the network's wrong predictions on a data set, worst (highest loss) first.
+
+        Args:
+            data: a labelled data set; by default the held-out data set of the fit, or the training set
+                where there was none.
+
+        Returns:
+            Columns: loss, target, predicted, confidence (the predicted class's softmax probability).
+
+        Raises:
+            ValueError: no data was given, and a store does not keep the rows of the held-out data set.
+        """
+        table = self.record(data)
+        columns = self._predictions(table)
+        wrong = (columns["target"] != columns["predicted"]).nonzero().squeeze(1)
+        rank = wrong[columns["loss"][wrong].argsort(descending=True, stable=True)]
+        return Ranking(rank, {name: column[rank] for name, column in columns.items()}, "loss", len(table))
+
+    def record(self, data: Any = None) -> Table:
+        """Record a labelled data set as training was; None gives the held-out rows, else the training rows."""
+        if data is None:
+            if self.held_out is None and "held_out" in self.fidelity and len(self.positions) == len(self.table):
+                raise ValueError("give data=: a store does not keep the rows of the held-out data set of the fit")
+            return self.held_out or self.table
+        samples = as_samples(data, name="data")
+        representation = self.method.representations(self.task).test
+        with untouched(self.task.model):
+            first, _ = self.task.split(samples.batch([0]))
+        check_inputs(first, self.spec)
+        size = self.batch_size or batch_size_for(first)
+        return Recorder(self.task, samples, representation, self.num_classes, size, "data").table()
+
+    @property
+    def num_classes(self) -> int:
+        """Columns of class logits; one logit for two classes counts as two."""
+        return max(2, self.table.num_classes)
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+
+    def _recorded(self, inputs: Any) -> Rows:
+        representation = self.method.representations(self.task).test
+        with untouched(self.task.model):  # here, not in the generator, which an error would leave open
+            blocks = [
+                record_rows(self.task, representation, batch, None, index)
+                for batch, index in self._test_batches(inputs)
+            ]
+        return join_rows(blocks)
+
+    def _test_batches(self, inputs: Any) -> Iterator[tuple[Inputs, Tensor]]:
+        if _is_data_set(inputs):
+            samples = as_samples(inputs, name="inputs")
+            size = self.batch_size or batch_size_for(self.task.split(samples.batch([0]))[0])
+            for chunk, batch in samples.batches(range(len(samples)), size):
+                part, _ = self.task.split(batch)
+                check_inputs(part, self.spec)
+                yield part, torch.tensor(chunk)
+            return
+        inputs = as_inputs(inputs)
+        check_inputs(inputs, self.spec)
+        total = num_rows(inputs)
+        if total == 0:
+            raise ValueError("`inputs` hold no samples")
+        size = self.batch_size or batch_size_for(inputs)
+        for start in range(0, total, size):
+            stop = min(start + size, total)
+            yield take_rows(inputs, start, stop), torch.arange(start, stop)
+
+    def source_of(self, inputs: Any) -> Source:
+        """Return where a result for these inputs comes from."""
+        test = as_samples(inputs, name="inputs") if _is_data_set(inputs) else as_inputs(inputs)
+        return Source(self.task, test, self.samples, self.thumbnails)
+
+    def _blocks(self, num_test: int) -> Iterator[tuple[slice, Rows]]:
+        """Walk all pairs: training blocks inside test blocks, both rising."""
+        scored = self.method.scored(self.state)
+        for start in range(0, num_test, TEST_BLOCK):
+            test = slice(start, min(start + TEST_BLOCK, num_test))
+            for train in self.table.blocks(TRAIN_BLOCK, scored):
+                yield test, train
+
+    def _attribution(self, rows: Rows, source: Source, top: int | None) -> DataAttribution:
+        num_test, scored = len(rows.index), self.method.scored(self.state)
+        prepared = self.method.prepare(self.state, self.task, rows)
+        if top is not None:
+            kept = RunningTop(num_test, top, rows.values.dtype)
+        else:
+            scores = rows.values.new_zeros(num_test, len(scored))
+            shares = torch.zeros_like(scores)
+        for test, train in self._blocks(num_test):
+            block = _cut(prepared, test)
+            score = self.method.score(self.state, block, train)
+            share = self.method.bias_shares(self.state, block, train)
+            if top is not None:
+                kept.add(test, score, share, train.index)
+            else:
+                first = int(torch.searchsorted(scored, train.index[0]))
+                columns = slice(first, first + len(train.index))
+                scores[test, columns], shares[test, columns] = score, share
+        result = kept.result() if top is not None else (scores, scored, shares)
+        return self._result(self.task, rows, prepared, source, *result, top)
+
+    def _result(
+        self,
+        task: Task,
+        rows: Rows,
+        prepared: Prepared,
+        source: Source,
+        scores: Tensor,
+        train_index: Tensor,
+        bias_shares: Tensor,
+        top: int | None,
+    ) -> DataAttribution:
+        output = task.single_output
+        return DataAttribution(
+            scores=scores,
+            train_index=train_index,
+            num_train=len(self.table),
+            kind=self.method.kind,
+            measured=task.measured,
+            linearised=not getattr(output, "linear", False),
+            lower_is_better=getattr(output, "lower_is_better", False),
+            bias=self.method.bias(self.state, prepared),
+            bias_shares=bias_shares,
+            test_index=rows.index,
+            targets=rows.targets,
+            predicted=self.predictions(rows),
+            train_targets=self.table.targets,
+            method=repr(self.method),
+            certificate=self.certificate,
+            checks={"fidelity": self.fidelity},
+            names=self.names,
+            class_names=self.task.class_names,
+            top_k=top,
+            version=__version__,
+            source=source,
+        )
+
+    def _per_train(self, values: Callable[[Any, Rows], Tensor]) -> Tensor:
+        whole = torch.zeros(len(self.table), dtype=self.table.dtype)
+        for rows in self.table.blocks(TRAIN_BLOCK, self.method.scored(self.state)):
+            whole[rows.index] = values(self.state, rows)
+        return whole
+
+    def _predictions(self, table: Table) -> dict[str, Tensor]:
+        logits = class_logits(table.outputs)
+        with torch.no_grad():
+            losses = self.task.losses(logits, table.targets, one_logit=table.num_classes == 1)
+        confidence, predicted = logits.softmax(1).amax(1), logits.argmax(1)
+        return {"loss": losses, "target": table.targets, "predicted": predicted, "confidence": confidence}
+
+
+def _cut(prepared: Prepared, test: slice) -> Prepared:
+    return Prepared(*(part[test] for part in prepared))
+
+
+def _is_data_set(inputs: Any) -> bool:
+    if isinstance(inputs, (Dataset, DataLoader, Samples)):
+        return True
+    is_batch = isinstance(inputs, (Tensor, tuple, list, str, Mapping)) or hasattr(inputs, "__array__")
+    return not is_batch and hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")

@@ -1,0 +1,198 @@
+"""Fitting a method to a task and its training data, and opening a fit that a store holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualview.data._explainer import TRAIN_BLOCK, Explainer
+from dualview.data._method import DataMethod
+from dualview.data._stored_fit import Probe, check_class_names, load_explainer, record_in_store, save_explainer
+from dualview.engine.datasets import Samples, as_samples, check_inputs, spec_of, warn_if_augmented
+from dualview.engine.isolation import untouched
+from dualview.engine.labels import columns_of
+from dualview.engine.readout import with_readout
+from dualview.engine.record import Recorder, batch_size_for
+from dualview.engine.store import Store
+from dualview.engine.tables import Table
+from dualview.engine.task import Task, as_task, class_logits
+from dualview.ops.agreement import logit_agreement
+
+log = logging.getLogger("dualview")
+
+PROBE_ROWS = 4
+HELD_OUT_SEED = 0
+
+
+def fit(
+    method: DataMethod,
+    task: Task | torch.nn.Module,
+    train: Any,
+    *,
+    held_out: Any = None,
+    store: str | Path | Store | None = None,
+    names: Sequence[str] | None = None,
+    transform: Callable[[Any], Any] | None = None,
+    batch_size: int | None = None,
+    data_id: str | None = None,
+    progress: bool = True,
+) -> Explainer:
+    """Fit a data method: one pass of the model over the training set, then the method's own fit.
+
+    The model, its mode, gradients and hooks, and the global random states are left as they were.
+
+    Args:
+        method: what to fit, e.g. `dualview.DualView(C=1e-3)`.
+        task: the model and what is measured of it; a bare model takes every default.
+        train: a map-style data set of labelled samples, a tuple of tensors (inputs, labels), or a
+            DataLoader, whose order and batch size are not used.
+        held_out: labelled data that fidelity is measured on: a data set as `train`, or a fraction of
+            the training set, which the fit then does not see.
+        store: a folder (or `Store`) that keeps rows and fit; a killed recording goes on from there.
+        names: a name per training sample, for people.
+        transform: the evaluation transform, in place of the data set's own augmenting one.
+        batch_size: samples per forward pass; by default about 16 MiB of inputs, 256 at most.
+        data_id: your own name for the training data, part of the store's key; with one, opening the
+            store compares only some samples instead of reading every label again.
+        progress: whether to show what is recorded and how long it takes.
+
+    Returns:
+        The fitted explainer.
+
+    Raises:
+        TypeError: data that has no positions (iterable), or cannot be split into inputs and labels.
+        ValueError: an empty data set, labels that are no columns, an unknown or ambiguous readout.
+        NonFiniteError: NaN or infinite features; it names the sample.
+        StoreMismatch: the store holds another data set's rows.
+
+    Example:
+        >>> explainer = fit(DualView(C=1e-3), model, (images, labels), progress=False)
+    """
+    task = as_task(task)
+    if not isinstance(method, DataMethod):
+        raise TypeError(f"`method` must be a data method such as DualView(C=1e-3); it is {method!r}")
+    samples = as_samples(train, name="train", transform=transform)
+    if names is not None and len(names) != len(samples):
+        raise ValueError(f"`names` hold {len(names)} names for {len(samples)} training samples")
+    names = None if names is None else [str(name) for name in names]
+    with untouched(task.model):
+        warn_if_augmented(samples)
+    task, recorder, probe = _prepared(method, task, samples, batch_size)
+    held_out = _checked_held_out(held_out, recorder)
+    if store is None:
+        key, table = None, recorder.table(progress=progress)
+    else:
+        store = store if isinstance(store, Store) else Store(Path(store))
+        key, table = record_in_store(store, recorder, probe, data_id, progress=progress)
+    positions, rest, rest_positions = _held_out(held_out, recorder, table, progress)
+    state, certificate = method.fit(task, table, positions)
+    certificate["loss_reduction"] = probe.loss_reduction
+    fidelity = {"train": _fidelity(method, state, table, positions)}
+    if rest is not None:
+        fidelity["held_out"] = _fidelity(method, state, rest, rest_positions)
+    explainer = Explainer(
+        method, task, state, table, positions, certificate, fidelity, samples,
+        held_out=None if rest is table else rest, names=names, spec=recorder.spec or {}, batch_size=batch_size,
+    )  # fmt: skip
+    if key is not None:
+        assert isinstance(store, Store)
+        explainer = save_explainer(store, key, explainer)
+    return explainer
+
+
+def open(
+    store: str | Path | Store,
+    task: Task | torch.nn.Module,
+    *,
+    train: Any = None,
+    method: DataMethod | str | None = None,
+) -> Explainer:
+    """Open a fit that `fit(..., store=...)` left, in any process, without the training set.
+
+    Args:
+        store: the folder.
+        task: the same model; its weights and its outputs on stored probe samples are compared.
+        train: the training set, where its samples are to be shown or rendered in full; without it,
+            stored thumbnails of the support samples stand in.
+        method: which fit, where the store holds several: the method itself, or the name listed.
+
+    Raises:
+        StoreMismatch: the store holds another model's features, or `train` is another data set.
+        DamagedFile: a file was truncated or altered.
+        ValueError: several fits and no `method`; the error lists them.
+    """
+    store = store if isinstance(store, Store) else Store(Path(store))
+    samples = None if train is None else as_samples(train, name="train")
+    return load_explainer(store, as_task(task), samples, method)
+
+
+def _prepared(method: DataMethod, task: Task, samples: Samples, batch_size: int | None) -> tuple[Task, Recorder, Probe]:
+    """Resolve the readout on a few samples, say what was detected, and set up the recording."""
+    with untouched(task.model):
+        inputs, labels = task.split(samples.batch(range(min(PROBE_ROWS, len(samples)))))
+        spec = spec_of(samples, task.split)
+    task = with_readout(task, inputs)
+    with untouched(task.model):
+        raw = task.forward(inputs).cpu()
+    raw = raw if raw.dtype == torch.float64 else raw.float()
+    logits = class_logits(raw)
+    check_class_names(task, logits.shape[1])
+    targets = columns_of(labels, logits.shape[1], task.classes)
+    reduction = task.loss_reduction(logits, targets, one_logit=raw.shape[1] == 1)
+    if reduction != "none":
+        log.info("`loss` returns the %s over samples; its per-sample values are taken", reduction)
+    parameter = next(task.model.parameters(), None)
+    if parameter is not None and parameter.dtype in (torch.float16, torch.bfloat16):
+        log.info("the model computes in %s; its rows are upcast to float32", parameter.dtype)
+    representation = method.representations(task).train
+    size = batch_size or batch_size_for(inputs)
+    recorder = Recorder(task, samples, representation, logits.shape[1], size, spec=spec)
+    return task, recorder, Probe(inputs, raw, reduction)
+
+
+def _checked_held_out(held_out: Any, recorder: Recorder) -> Samples | float | None:
+    """Refuse held-out data that cannot serve, before the long part begins."""
+    if held_out is None:
+        return None
+    if isinstance(held_out, (int, float)):
+        if not 0 < held_out < 1:
+            raise ValueError(f"`held_out` is {held_out}; expected a data set, or a fraction between 0 and 1")
+        return float(held_out)
+    samples = as_samples(held_out, name="held_out")
+    with untouched(recorder.task.model):
+        first, _ = recorder.task.split(samples.batch([0]))
+    try:
+        check_inputs(first, recorder.spec or {})
+    except ValueError as error:
+        raise ValueError(f"`held_out`: {error}") from None
+    return samples
+
+
+def _held_out(
+    held_out: Samples | float | None, recorder: Recorder, table: Table, progress: bool
+) -> tuple[Tensor, Table | None, Tensor | None]:
+    """Return the positions to fit on, and the table and positions that fidelity is measured on."""
+    everything = torch.arange(len(table))
+    if held_out is None:
+        return everything, None, None
+    if isinstance(held_out, float):
+        number = min(len(table) - 1, max(1, round(held_out * len(table))))
+        shuffled = torch.randperm(len(table), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
+        return shuffled[number:].sort().values, table, shuffled[:number].sort().values
+    rest = dataclasses.replace(recorder, samples=held_out, name="held_out", spec=None)
+    return everything, rest.table(progress=progress), None
+
+
+def _fidelity(method: DataMethod, state: Any, table: Table, positions: Tensor | None) -> dict[str, float]:
+    """Compare surrogate and network on these rows."""
+    pairs = [
+        (method.logits(state, rows.values), class_logits(rows.outputs)) for rows in table.blocks(TRAIN_BLOCK, positions)
+    ]
+    surrogate, network = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return logit_agreement(surrogate, network)

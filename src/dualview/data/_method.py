@@ -1,0 +1,103 @@
+"""What a data method is: which rows it needs, how it is fitted, how it scores one block of pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dualview.engine.record import Sides
+from dualview.engine.tables import Rows, Table
+from dualview.engine.task import Task
+
+Kind = Literal["share", "effect", "similarity"]
+"""share: an exact part of an output, the shares and a bias add up. effect: the estimated change of
+the measured output by including the sample. similarity: neither."""
+
+
+class Prepared(NamedTuple):
+    """A block of test samples, ready to be scored.
+
+    Attributes:
+        values: what was recorded of them, "test unit".
+        directions: gradient of each one's measured output with respect to its class logits, "test cls".
+    """
+
+    values: Float[Tensor, "test unit"]
+    directions: Float[Tensor, "test cls"]
+
+
+class DataMethod(ABC):
+    """Attribute predictions to training samples. Subclasses are frozen dataclasses; fields are hyper-parameters.
+
+    A fitted state is a NamedTuple of tensors, so that it can be stored, with its JSON facts beside it.
+    """
+
+    kind: ClassVar[Kind]
+
+    @abstractmethod
+    def representations(self, task: Task) -> Sides:
+        """Name what is recorded of training and of test samples."""
+
+    @abstractmethod
+    def fit(self, task: Task, train: Table, positions: Int[Tensor, " train"]) -> tuple[Any, dict[str, Any]]:
+        """Fit on the rows of `train` at `positions`.
+
+        Returns:
+            state: a NamedTuple of tensors.
+            certificate: JSON facts on how well the fit succeeded, e.g. its duality gap.
+        """
+
+    @abstractmethod
+    def state_from(self, tensors: dict[str, Tensor]) -> Any:
+        """Rebuild the state from its tensors by name."""
+
+    @abstractmethod
+    def scored(self, state: Any) -> Int[Tensor, " train"]:
+        """Return the training positions that can have a score other than zero, rising."""
+
+    @abstractmethod
+    def prepare(self, state: Any, task: Task, test: Rows) -> Prepared:
+        """Do what is needed once per block of test samples."""
+
+    @abstractmethod
+    def score(self, state: Any, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
+        """Score one block of pairs. Positive speaks for a larger measured output."""
+
+    @abstractmethod
+    def self_scores(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
+        """Score training samples for their own label's logit."""
+
+    def importances(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
+        """Return each training sample's weight in every explanation, whatever the test sample."""
+        raise TypeError(f"{type(self).__name__} has no global importance")
+
+    def slacks(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
+        """Return how far the fit contradicts each sample's label; 0 where it does not."""
+        raise TypeError(f"{type(self).__name__} has no slack; rank by another column")
+
+    def products(self, values: Float[Tensor, "test unit"], train: Rows) -> Float[Tensor, "test train"]:
+        """Return the class-free factor of the scores, where they are `products` × `bias_shares`."""
+        raise TypeError(f"the scores of {type(self).__name__} do not factor; explain one class at a time")
+
+    def bias(self, state: Any, test: Prepared) -> Float[Tensor, " test"]:
+        """Return the part of the explained output that belongs to no pair; zero by default."""
+        return test.values.new_zeros(len(test.values))
+
+    def bias_shares(self, state: Any, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
+        """Return each training sample's part of the bias; zero by default."""
+        return test.values.new_zeros(len(test.values), len(train.index))
+
+    def logits(self, state: Any, values: Float[Tensor, "test unit"]) -> Float[Tensor, "test cls"]:
+        """Return the surrogate's logits, bias included, where the method has a surrogate."""
+        raise TypeError(f"{type(self).__name__} has no surrogate of the network")
+
+    def check_targets(self, state: Any, targets: Int[Tensor, " test"], task: Task, *, given: bool) -> None:
+        """Refuse targets that this fit cannot explain. By default it can explain every one."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the method's name and fields as JSON values; they key the stored fit."""
+        return {"method": type(self).__name__, **dataclasses.asdict(self)}  # type: ignore[call-overload]

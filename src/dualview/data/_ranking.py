@@ -1,0 +1,70 @@
+"""Samples of one data set in an order that matters, with columns of values."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Samples of one data set, most noteworthy first.
+
+    Attributes:
+        index: "row" positions in the data set.
+        columns: name → "row" values in the same order.
+        by: the column that made the order, and its direction.
+        num_samples: size of the data set they were taken from.
+        names: a name per row, or None.
+    """
+
+    index: Int[Tensor, " row"]
+    columns: dict[str, Tensor]
+    by: str
+    num_samples: int
+    names: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"Ranking({len(self)} of {self.num_samples} samples, by {self.by}; columns {', '.join(self.columns)})"
+
+    def rows(self) -> list[dict[str, int | float | str]]:
+        """Return one dict a sample."""
+        table = {"index": self.index.tolist(), **{name: column.tolist() for name, column in self.columns.items()}}
+        if self.names is not None:
+            table["name"] = list(self.names)
+        return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+
+    def head(self, k: int) -> Ranking:
+        """Return the first k."""
+        names = None if self.names is None else self.names[:k]
+        return Ranking(self.index[:k], {n: c[:k] for n, c in self.columns.items()}, self.by, self.num_samples, names)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the same as a pandas table."""
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        return pandas.DataFrame(
+            self.rows(), columns=["index", *self.columns, *(["name"] if self.names is not None else [])]
+        )
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows as a CSV file with a header."""
+        fields = ["index", *self.columns, *(["name"] if self.names is not None else [])]
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            writer.writerows(self.rows())

@@ -1,0 +1,297 @@
+"""What a fit leaves in a store, and how it comes back: rows, state, facts, thumbnails, probe."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualview.data._explainer import Explainer
+from dualview.data._method import DataMethod
+from dualview.data._source import sample_input
+from dualview.engine.batches import Inputs
+from dualview.engine.datasets import Samples, check_inputs, input_spec
+from dualview.engine.fingerprint import (
+    data_fingerprint,
+    hash_bytes,
+    model_fingerprint,
+    qualified_name,
+    seeded_positions,
+)
+from dualview.engine.isolation import untouched
+from dualview.engine.labels import columns_of
+from dualview.engine.manifest import Key, as_json
+from dualview.engine.packing import pack, unpack
+from dualview.engine.pictures import picture_of, thumbnail
+from dualview.engine.record import Recorder, Representation, record_rows
+from dualview.engine.shards import RowSpec
+from dualview.engine.site import Site
+from dualview.engine.store import Store
+from dualview.engine.tables import Rows, Table
+from dualview.engine.task import Task
+from dualview.errors import DamagedFile, StoreError, StoreMismatch
+
+log = logging.getLogger("dualview")
+
+MAX_THUMBNAILS = 20_000
+PROBE_TOLERANCE = 1e-3
+
+
+class Probe(NamedTuple):
+    """A few training samples, and what the network made of them before the recording.
+
+    Attributes:
+        inputs: as `Task.split` gave them.
+        raw: "row cls" raw outputs.
+        loss_reduction: "none", "sum" or "mean".
+    """
+
+    inputs: Inputs
+    raw: Tensor
+    loss_reduction: str
+
+
+def record_in_store(
+    store: Store, recorder: Recorder, probe: Probe, data_id: str | None, *, progress: bool
+) -> tuple[Key, Table]:
+    """Record the training set into the store, or read what it holds already, and keep the probe."""
+    task, samples = recorder.task, recorder.samples
+    key = Key(
+        recorder.representation.describe(), qualified_name(type(task.model)), model_fingerprint(task.model), data_id
+    )
+    with untouched(task.model):
+        first = record_rows(task, recorder.representation, probe.inputs, None, torch.arange(len(probe.raw)))
+    spec = RowSpec(first.values.shape[1], first.outputs.shape[1], first.values.dtype)
+    parts = {place: entry["dtype"] for place, entry in input_spec(probe.inputs).items()}
+    known = _Fingerprints(recorder, read_labels=data_id is None)
+    has_probe = _check_model(store, key.folder, task)  # else rows of a changed `forward` would be taken over
+    with untouched(task.model):  # producing and fingerprinting both read the data set
+        table, _ = store.record(
+            key, len(samples), known.produce, known.of_rows, spec=spec, input_spec=parts, progress=progress
+        )
+    if not has_probe:
+        tensors, skeleton = pack(probe.inputs)
+        store.save_probe(key, {**{f"inputs.{k}": v for k, v in tensors.items()}, "raw": probe.raw}, skeleton)
+    return key, table
+
+
+class _Fingerprints:
+    """Fingerprint runs of samples; labels that were just read for recording are not read twice."""
+
+    def __init__(self, recorder: Recorder, *, read_labels: bool) -> None:
+        self._recorder, self._read_labels = recorder, read_labels
+        self._labels: dict[int, Tensor] = {}  # first row of a block → its targets
+
+    def produce(self, start: int, stop: int) -> Iterator[Rows]:
+        for rows in self._recorder.batches(start, stop):
+            self._labels[int(rows.index[0])] = rows.targets
+            yield rows
+
+    def of_rows(self, start: int, stop: int) -> str:
+        samples, task = self._recorder.samples, self._recorder.task
+        chosen = [(p, task.split(samples.batch([p]))) for p in seeded_positions(start, stop)]
+        content = [(p, (_plain(inputs), _plain(labels))) for p, (inputs, labels) in chosen]
+        targets = self._targets(start, stop) if self._read_labels else torch.empty(0, dtype=torch.int64)
+        return data_fingerprint(targets, content, [input_spec(inputs) for _, (inputs, _) in chosen])
+
+    def _targets(self, start: int, stop: int) -> Tensor:
+        parts, at = [], start
+        while at < stop and at in self._labels:
+            parts.append(self._labels.pop(at))
+            at += len(parts[-1])
+        for _, batch in self._recorder.samples.batches(range(at, stop), self._recorder.batch_size):
+            _, labels = self._recorder.task.split(batch)
+            parts.append(columns_of(labels, self._recorder.num_classes, self._recorder.task.classes))
+        return torch.cat(parts)
+
+
+def save_explainer(store: Store, key: Key, explainer: Explainer) -> Explainer:
+    """Keep a fit beside its rows: state, facts, names, and thumbnails of the support samples."""
+    thumbnails = _thumbnails(explainer)
+    method, table = explainer.method, explainer.table
+    tensors = {f"state.{name}": tensor for name, tensor in explainer.state._asdict().items()}
+    if len(explainer.positions) < len(table):
+        tensors["positions"] = explainer.positions
+    facts = {
+        "method": method.describe(),
+        "num_train": len(table),
+        "data_fingerprint": store.manifest(key).data_fingerprint,
+        "certificate": explainer.certificate,
+        "fidelity": explainer.fidelity,
+        "spec": explainer.spec,
+        "names": None if explainer.names is None else list(explainer.names),
+        "images": {str(position): list(image.shape) for position, image in thumbnails.items()},
+    }
+    if thumbnails:
+        tensors["images"] = torch.from_numpy(np.concatenate([image.reshape(-1) for image in thumbnails.values()]))
+    store.save_fit(key, fit_name(method, len(explainer.positions), len(table)), tensors, facts)
+    return dataclasses.replace(explainer, thumbnails=thumbnails)
+
+
+def fit_name(method: DataMethod, num_fitted: int, num_train: int) -> str:
+    """Name a fit by its method's fields and the rows it saw."""
+    digest = hash_bytes(str(sorted(as_json(method.describe()).items())), f"{num_fitted} of {num_train}")
+    return f"{type(method).__name__}-{digest[:12]}"
+
+
+def load_explainer(store: Store, task: Task, samples: Samples | None, method: DataMethod | str | None) -> Explainer:
+    """Bring a stored fit back for this model."""
+    fingerprint = model_fingerprint(task.model)
+    folders = [k for k in store.keys() if store.manifest(k).key.model_fingerprint == fingerprint]
+    if not folders:
+        held = ", ".join(store.manifest(k).key.model_class for k in store.keys()) or "nothing"
+        raise StoreMismatch(
+            f"the store at {store.root} holds no features of this {type(task.model).__name__} with these weights "
+            f"(it holds: {held}); fit again with store={str(store.root)!r}, or open it with the model it was made with"
+        )
+    folder, name, tensors, facts = _chosen(store, folders, method)
+    manifest = store.manifest(folder)
+    task = dataclasses.replace(task, readout=Site(*manifest.key.representation["site"]))
+    table = store.open(folder, num_rows=facts["num_train"])
+    restored = _method(facts["method"])
+    state = restored.state_from({n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")})
+    check_class_names(task, max(2, table.num_classes))
+    if not _check_model(store, folder, task):
+        raise DamagedFile(f"the probe samples in {store.root / folder}, which tell the model, are gone; fit again")
+    if samples is not None:
+        _check_samples(samples, task, restored.representations(task).train, table, facts["spec"])
+    images = _unpacked_images(tensors.get("images"), facts["images"])
+    log.info("opened %s from %s", name, store.root)
+    return Explainer(
+        restored,
+        task,
+        state,
+        table,
+        tensors.get("positions", torch.arange(len(table))),
+        facts["certificate"],
+        facts["fidelity"],
+        samples,
+        names=facts["names"],
+        spec=facts["spec"],
+        thumbnails=images,
+    )
+
+
+def _chosen(store: Store, folders: list[str], method: DataMethod | str | None) -> tuple[str, str, dict, dict]:
+    """Find the one fit that is meant among those of this model."""
+    fits = {(folder, name): store.load_fit(folder, name) for folder in folders for name in store.fits(folder)}
+    listed = "; ".join(_described(name, *fit) for (_, name), fit in fits.items()) or "none"
+    wanted = None if method is None or isinstance(method, str) else as_json(method.describe())
+    found = [
+        (folder, name, tensors, facts)
+        for (folder, name), (tensors, facts) in fits.items()
+        if method is None or name == method or facts["method"] == wanted
+    ]
+    if not found:
+        asked = "" if method is None else f" {method!r}"
+        raise StoreError(f"the store at {store.root} has no fit{asked} of this model; it has: {listed}")
+    if len(found) > 1:
+        raise ValueError(
+            f"the store at {store.root} holds {len(found)} fits: say which with method=; there are {listed}"
+        )
+    return found[0]
+
+
+def _described(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+    num_train = facts["num_train"]
+    num_fitted = len(tensors.get("positions", range(num_train)))
+    return f"{name} ({_method(facts['method'])!r} on {num_fitted} of {num_train} samples)"
+
+
+def _method(description: dict[str, Any]) -> DataMethod:
+    import dualview.data as view
+
+    fields = dict(description)
+    name = fields.pop("method")
+    kind = getattr(view, name, None) if name in view.__all__ else None
+    if not (isinstance(kind, type) and issubclass(kind, DataMethod)):
+        raise StoreError(f"a stored fit is of method {name!r}, which this version of dualview does not know")
+    return kind(**fields)
+
+
+def check_class_names(task: Task, num_columns: int) -> None:
+    """Refuse `class_names` that are not one name per output column."""
+    if task.class_names is not None and len(task.class_names) != num_columns:
+        raise ValueError(
+            f"`class_names` hold {len(task.class_names)} names for {num_columns} output columns; expected one each"
+        )
+
+
+def _check_model(store: Store, folder: str, task: Task) -> bool:
+    """Run the stored probe samples again: equal weights do not make an equal `forward`.
+
+    Returns:
+        Whether there are stored probe samples; a first recording that was killed left none.
+    """
+    try:
+        tensors, skeleton = store.load_probe(folder)
+    except FileNotFoundError:
+        return False
+    then = tensors.pop("raw")
+    inputs = unpack({name.removeprefix("inputs."): tensor for name, tensor in tensors.items()}, skeleton)
+    with untouched(task.model):
+        now = task.forward(inputs).cpu().to(then.dtype)
+    if now.shape != then.shape or _differ(now, then):
+        raise StoreMismatch(
+            f"this {type(task.model).__name__} has the stored weights but gives other outputs on the stored probe "
+            f"samples: its code or settings changed since the store at {store.root} was made; fit into another store="
+        )
+    return True
+
+
+def _check_samples(samples: Samples, task: Task, representation: Representation, table: Table, spec: dict) -> None:
+    """Compare a few training samples' rows with the stored ones."""
+    if len(samples) < len(table):
+        raise StoreMismatch(f"`train` holds {len(samples)} samples; the fit was made on {len(table)}")
+    chosen = seeded_positions(0, len(table))
+    with untouched(task.model):
+        inputs, _ = task.split(samples.batch(chosen))
+    try:
+        check_inputs(inputs, spec)
+    except ValueError as error:
+        raise StoreMismatch(f"`train` is not the data set of the fit: {error}") from None
+    now = record_rows(task, representation, inputs, None, torch.tensor(chosen)).values
+    then = table.rows(torch.tensor(chosen)).values
+    if _differ(now, then):
+        raise StoreMismatch(
+            "`train` is not the data set of the fit: its samples have other features than the stored ones"
+        )
+
+
+def _differ(now: Tensor, then: Tensor) -> bool:
+    return not bool((now - then).abs().max() <= PROBE_TOLERANCE * then.abs().max().clamp(min=1e-6))  # NaN differs
+
+
+def _thumbnails(explainer: Explainer) -> dict[int, np.ndarray]:
+    """Shrink pictures of the support samples, the most important ones where there are very many."""
+    support = explainer.method.scored(explainer.state)
+    if explainer.samples is None or len(support) == 0:
+        return {}
+    if len(support) > MAX_THUMBNAILS:
+        rank = explainer.importance()[support].argsort(descending=True, stable=True)
+        support = support[rank[:MAX_THUMBNAILS]].sort().values
+    found = {}
+    for position in support.tolist():
+        picture = picture_of(sample_input(explainer.task, explainer.samples, position), explainer.task.display)
+        if picture.image is not None:
+            found[position] = thumbnail(picture.image)
+    return found
+
+
+def _unpacked_images(flat: Tensor | None, shapes: dict[str, list[int]]) -> dict[int, np.ndarray]:
+    images, at = {}, 0
+    for position, shape in shapes.items():
+        size = int(np.prod(shape))
+        assert flat is not None
+        images[int(position)] = flat[at : at + size].numpy().reshape(shape)
+        at += size
+    return images
+
+
+def _plain(value: Any) -> Any:
+    return value if not hasattr(value, "items") else dict(value.items())

@@ -1,0 +1,1 @@
+"""Judging attributions: plain functions of scores and truth, and protocols that retrain."""

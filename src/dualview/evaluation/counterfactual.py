@@ -1,0 +1,113 @@
+"""What retraining says: does the model get better without the samples that were suspected?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from dualview.engine.datasets import Samples, as_samples
+from dualview.engine.isolation import untouched
+from dualview.engine.labels import columns_of
+from dualview.engine.record import batch_size_for
+from dualview.engine.task import Task, class_logits
+
+Train = Callable[[Tensor, int], nn.Module]
+"""(mask over the training set, True keeps a sample; seed) → a freshly trained model."""
+
+ARMS = ("all samples", "without the suspects", "without as many random samples")
+
+
+@dataclass(frozen=True)
+class RemovalEffect:
+    """Test accuracy and loss of retrained models, per arm and seed.
+
+    Attributes:
+        num_removed: samples that the second and third arm left out.
+        accuracy: arm → one test accuracy a seed, from 0 to 1.
+        loss: arm → one mean test loss a seed.
+    """
+
+    num_removed: int
+    accuracy: dict[str, list[float]]
+    loss: dict[str, list[float]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row an arm: mean and standard deviation over seeds (0 for a single seed)."""
+        table = []
+        for arm in self.accuracy:
+            accuracy, loss = torch.tensor(self.accuracy[arm]), torch.tensor(self.loss[arm])
+            table.append(
+                {
+                    "trained on": arm,
+                    "accuracy": float(accuracy.mean()),
+                    "accuracy_sd": float(accuracy.std()) if len(accuracy) > 1 else 0.0,
+                    "loss": float(loss.mean()),
+                    "seeds": len(accuracy),
+                }
+            )
+        return table
+
+
+def removal_effect(
+    train: Train,
+    drop: Int[Tensor, " drop"],
+    num_train: int,
+    task: Task,
+    test: Any,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> RemovalEffect:
+    """Retrain with all samples, without the suspects, and without as many random ones, and compare.
+
+    Args:
+        train: (mask, seed) → model; the mask is True where a sample is kept.
+        drop: positions of the suspects.
+        num_train: size of the training set.
+        task: says how batches split, and what the loss is.
+        test: labelled data the models are compared on; must not hold the suspects' own mistakes.
+        seeds: one retraining of each arm per seed.
+    """
+    samples = as_samples(test, name="test")
+    accuracy: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    loss: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    for seed in seeds:
+        for arm, mask in zip(ARMS, _masks(drop, num_train, seed), strict=True):
+            model = train(mask, seed)
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"`train` must return the trained model; it returned {type(model).__name__}")
+            right, mean_loss = accuracy_and_loss(dataclasses.replace(task, model=model), samples)
+            accuracy[arm].append(right)
+            loss[arm].append(mean_loss)
+    return RemovalEffect(len(drop), accuracy, loss)
+
+
+def accuracy_and_loss(task: Task, data: Any) -> tuple[float, float]:
+    """Return the share of right predictions and the mean loss of a task's model on labelled data."""
+    samples = data if isinstance(data, Samples) else as_samples(data, name="data")
+    right, total = 0, 0.0
+    with untouched(task.model):
+        size = batch_size_for(task.split(samples.batch([0]))[0])
+        for _, batch in samples.batches(range(len(samples)), size):
+            inputs, labels = task.split(batch)
+            raw = task.forward(inputs).cpu()
+            raw = raw if raw.dtype == torch.float64 else raw.float()
+            logits = class_logits(raw)
+            targets = columns_of(labels, logits.shape[1], task.classes)
+            right += int((logits.argmax(1) == targets).sum())
+            total += float(task.losses(logits, targets, one_logit=raw.shape[1] == 1).double().sum())
+    return right / len(samples), total / len(samples)
+
+
+def _masks(drop: Tensor, num_train: int, seed: int) -> tuple[Bool[Tensor, " train"], ...]:
+    everything = torch.ones(num_train, dtype=torch.bool)
+    without, without_random = everything.clone(), everything.clone()
+    without[drop] = False
+    shuffled = torch.randperm(num_train, generator=torch.Generator().manual_seed(seed))
+    without_random[shuffled[: len(drop)]] = False
+    return everything, without, without_random

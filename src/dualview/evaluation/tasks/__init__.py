@@ -1,0 +1,1 @@
+"""Real data with planted flaws, small models, and fixed, seeded training recipes."""

@@ -1,0 +1,142 @@
+"""The relation between training samples, test samples and units, factored and never built whole.
+
+The surrogate's logit of class c for a test sample x is
+
+    logit_c(x) = bias_c + Σ_{i,k} alpha_ic f_k(x_i) f_k(x);
+
+for an output with gradient v at the network's logits, alpha_i is Σ_c v_c alpha_ic. The tensor
+"test train unit" under the sum is held as its factors: features of both sides, and alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dualview.data._explainer import TRAIN_BLOCK, Explainer
+from dualview.data._method import Prepared
+from dualview.data._source import Source
+from dualview.data.dualview import DualState, DualView
+from dualview.engine.tables import Rows
+
+Side = Literal["test", "train"]
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """Which units of which training sample speak to which units of each test sample.
+
+    Every number is in units of the measured output; positive speaks for a larger one. Sums over
+    units give `by_train`, sums over training samples give `by_unit`, and either one's sum plus
+    `bias` is the surrogate's output (`surrogate_outputs`).
+
+    Attributes:
+        explainer: the fitted surrogate, which holds the training side.
+        test: features "test unit" of the test samples and directions "test cls" of what is measured.
+        targets: "test" output columns.
+        predicted: "test" the network's predictions.
+        source: the samples behind it.
+    """
+
+    explainer: Explainer
+    test: Prepared
+    targets: Int[Tensor, " test"]
+    predicted: Int[Tensor, " test"]
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        state = self._state
+        return (
+            f"Relation({len(self)} test × {len(self.explainer.table)} train ({len(state.support)} support) × "
+            f"{state.weights.shape[1]} units, of {self.explainer.task.measured})"
+        )
+
+    @property
+    def bias(self) -> Float[Tensor, " test"]:
+        """The part of each surrogate output that belongs to no pair and no unit."""
+        return self.explainer.method.bias(self._state, self.test)
+
+    @property
+    def surrogate_outputs(self) -> Float[Tensor, " test"]:
+        """The surrogate's measured output, v·(surrogate logits), bias included."""
+        logits = self.test.values.double() @ self._state.weights.T + self._state.bias
+        return (self.test.directions.double() * logits).sum(1).to(self.test.values.dtype)
+
+    def by_train(self) -> Float[Tensor, "test train"]:
+        """Return each training sample's share of each test sample's output, dense."""
+        whole = self.test.values.new_zeros(len(self), len(self.explainer.table))
+        for train in self._train_blocks():
+            whole[:, train.index] = self.explainer.method.score(self._state, self.test, train)
+        return whole
+
+    def by_unit(self, *, side: Side = "test") -> Float[Tensor, "test unit"]:
+        """Return each unit's share of each test sample's output.
+
+        In the plain feature space the shares seen from the test side and from the training side are
+        the same: both are Σ_i alpha_i f_k(x_i) f_k(x).
+
+        Args:
+            side: on which sample the units are counted.
+        """
+        _check_side(side)
+        combined = (self.test.directions.double() @ self._state.weights).to(self.test.values.dtype)
+        return combined * self.test.values
+
+    def pair(self, test: int, train: int) -> Float[Tensor, " unit"]:
+        """Return each unit's share of one pair's score, alpha_i f_k(x_i) f_k(x).
+
+        Args:
+            test: row of the explained inputs.
+            train: position in the training set.
+        """
+        self._check_position("test", test, len(self))
+        self._check_position("train", train, len(self.explainer.table))
+        row = self.explainer.table.rows(torch.tensor([train]))
+        one = Prepared(*(part[test : test + 1] for part in self.test))
+        weight = self.explainer.method.bias_shares(self._state, one, row)[0, 0]
+        return weight * row.values[0].to(one.values.dtype) * one.values[0]
+
+    def _train_blocks(self) -> Iterator[Rows]:
+        return self.explainer.table.blocks(TRAIN_BLOCK, self._state.support)
+
+    @property
+    def _state(self) -> DualState:
+        return self.explainer.state
+
+    def _check_position(self, name: str, position: int, size: int) -> None:
+        if not 0 <= position < size:
+            raise IndexError(f"`{name}` is {position}; positions go from 0 to {size - 1}")
+
+
+def relate(explainer: Explainer, inputs: Any, targets: Any = None) -> Relation:
+    """Relate test samples to the training samples and units that make their surrogate outputs.
+
+    Args:
+        explainer: a fitted DualView.
+        inputs: as for `explainer.explain`.
+        targets: label of the class to explain; the network's predictions by default.
+
+    Returns:
+        The factored relation. It holds the test features; training features stay in the table.
+
+    Raises:
+        TypeError: the explainer's method is not a sum over pairs and units.
+    """
+    if not isinstance(explainer.method, DualView):
+        raise TypeError(f"a relation needs a fitted DualView; this explainer holds {explainer.method!r}")
+    rows = explainer.rows(inputs, targets)
+    prepared = explainer.method.prepare(explainer.state, explainer.task, rows)
+    return Relation(explainer, prepared, rows.targets, explainer.predictions(rows), explainer.source_of(inputs))
+
+
+def _check_side(side: str) -> None:
+    if side not in ("test", "train"):
+        raise ValueError(f"`side` is {side!r}; expected 'test' or 'train'")

@@ -1,0 +1,203 @@
+"""What every data method promises, asked of each name in `dualview.data.__all__`.
+
+A new method joins with one line in METHODS.
+"""
+
+import copy
+import dataclasses
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import dualview as dv
+import dualview.data
+from dualview.data import _explainer
+from dualview.data._method import DataMethod
+
+METHODS: dict[str, DataMethod] = {"DualView": dv.DualView(C=0.05, gap=1e-11)}
+EVERY = pytest.mark.parametrize("name", dualview.data.__all__)
+
+
+class Problem(NamedTuple):
+    model: nn.Sequential
+    train: tuple[Tensor, Tensor]
+    test: Tensor
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    """30 samples with 40 features in float64: more features than samples, so that duals are unique."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(30) % 3
+    inputs = torch.randn(30, 5, generator=generator, dtype=torch.float64) + nn.functional.one_hot(labels, 5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 3)).double()
+    return Problem(model, (inputs, labels), torch.randn(9, 5, generator=generator, dtype=torch.float64))
+
+
+def fit(name: str, problem: Problem, **settings: object) -> dv.Explainer:
+    train = settings.pop("train", problem.train)
+    return dv.fit(METHODS[name], problem.model, train, progress=False, **settings)
+
+
+@pytest.fixture(scope="module")
+def explainers(problem) -> dict[str, dv.Explainer]:
+    return {name: fit(name, problem) for name in METHODS}
+
+
+def leeway(explainer: dv.Explainer, problem: Problem) -> Tensor:
+    """How far scores "test train" of two fits of one problem may lie apart, by their certificate.
+
+    The dual D is strongly concave where the rows phi = [f, 1] are independent: with lambda the least
+    eigenvalue of their Gram matrix, ½ lambda ‖alpha − alpha*‖² ≤ P − D. Both fits are that far from the
+    optimum at most, and a score is alpha times ⟨f_i, f⟩. Methods without a certificate get rounding alone.
+    """
+    train, test = (problem.model[:2](x).detach() for x in (problem.train[0], problem.test))
+    products = (test @ train.T).abs()
+    if "primal" not in explainer.certificate:
+        return 1e-10 * products
+    eigenvalue = torch.linalg.eigvalsh(train @ train.T + 1)[0]
+    assert explainer.certificate["status"] == "converged"
+    distance = explainer.certificate["asked_gap"] * explainer.certificate["primal"] / eigenvalue
+    return 2 * math.sqrt(2 * distance) * products
+
+
+def test_every_method_is_asked():
+    assert set(METHODS) == set(dualview.data.__all__)
+
+
+@EVERY
+def test_it_is_a_frozen_value(name: str):
+    method = METHODS[name]
+    kind = type(method)
+    assert isinstance(method, DataMethod) and kind.__name__ == name and kind.kind in ("share", "effect", "similarity")
+    twin = copy.copy(method)
+    assert twin == method and hash(twin) == hash(method) and len({twin, method}) == 1
+    assert eval(repr(method), {name: kind}) == method
+    field = dataclasses.fields(method)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(method, field, 0)
+    with pytest.raises(AttributeError):
+        method.unheard_of = 1
+    assert kind(**{k: v for k, v in method.describe().items() if k != "method"}) == method
+
+
+@EVERY
+def test_results_have_the_axes_they_say(name: str, problem, explainers):
+    for top in (None, 2):
+        result = explainers[name].explain(problem.test, top=top)
+        assert len(result) == 9 and result.num_train == 30 and result.kind == METHODS[name].kind
+        assert result.dense().shape == (9, 30) and result.dense().dtype == torch.float64
+        assert result.scores.shape == result.bias_shares.shape == result.index_rows().shape
+        assert result.dense().abs().sum() > 0
+        expected = torch.arange(9), problem.model(problem.test).argmax(1), problem.train[1]
+        for found, tensor in zip((result.test_index, result.targets, result.train_targets), expected, strict=True):
+            assert torch.equal(found, tensor)
+    assert torch.equal(explainers[name].explain(problem.test).dense(), explainers[name].explain(problem.test).dense())
+
+
+@EVERY
+def test_shares_and_bias_add_up(name: str, problem, explainers):
+    if METHODS[name].kind != "share":
+        pytest.skip(f"the scores of {name} are no shares")
+    result = explainers[name].explain(problem.test)
+    surrogate = explainers[name].surrogate_logits(problem.test).gather(1, result.targets[:, None]).squeeze(1)
+    scale = result.dense().abs().sum(1)
+    assert ((result.dense().sum(1) + result.bias - surrogate).abs() <= 1e-10 * scale).all()
+    assert ((result.bias_shares.sum(1) - result.bias).abs() <= 1e-10 * scale).all()
+
+
+@EVERY
+def test_a_running_top_k_holds_the_strongest(name: str, problem, explainers):
+    whole, kept = explainers[name].explain(problem.test).top(3), explainers[name].explain(problem.test, top=3).top(3)
+    for side in ("proponents", "opponents"):
+        assert torch.equal(getattr(whole, side).train_index, getattr(kept, side).train_index)
+        assert torch.equal(getattr(whole, side).scores, getattr(kept, side).scores)
+
+
+@EVERY
+@pytest.mark.parametrize(("test_block", "train_block"), [(1, 1), (4, 7), (9, 30)])
+def test_blocks_do_not_change_scores(monkeypatch, name: str, problem, explainers, test_block: int, train_block: int):
+    """But for rounding: each score is one inner product, which kernels sum in an order of their own."""
+    before = explainers[name].explain(problem.test).dense()
+    monkeypatch.setattr(_explainer, "TEST_BLOCK", test_block)
+    monkeypatch.setattr(_explainer, "TRAIN_BLOCK", train_block)
+    torch.testing.assert_close(explainers[name].explain(problem.test).dense(), before, rtol=1e-12, atol=1e-15)
+
+
+@EVERY
+@pytest.mark.parametrize("batch_size", [1, 4, 30])
+def test_batches_do_not_change_results(name: str, problem, explainers, batch_size: int):
+    before = explainers[name].explain(problem.test).dense()
+    smaller = dataclasses.replace(explainers[name], batch_size=batch_size)
+    torch.testing.assert_close(smaller.explain(problem.test).dense(), before, rtol=1e-12, atol=1e-15)
+    refitted = fit(name, problem, batch_size=batch_size)
+    assert ((refitted.explain(problem.test).dense() - before).abs() <= leeway(refitted, problem)).all()
+
+
+@EVERY
+def test_the_order_of_a_loader_does_not_matter(name: str, problem, explainers):
+    loader = DataLoader(TensorDataset(*problem.train), batch_size=7, shuffle=True)
+    shuffled = fit(name, problem, train=loader)
+    assert torch.equal(shuffled.explain(problem.test).dense(), explainers[name].explain(problem.test).dense())
+
+
+@EVERY
+def test_permuting_the_training_set_permutes_the_scores(name: str, problem, explainers):
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(5))
+    permuted = fit(name, problem, train=tuple(part[order] for part in problem.train))
+    found, expected = permuted.explain(problem.test).dense(), explainers[name].explain(problem.test).dense()[:, order]
+    allowed = leeway(permuted, problem)[:, order]
+    assert ((found - expected).abs() <= allowed).all()
+    assert (allowed.sum(1) < 0.01 * expected.abs().sum(1)).all()  # or the above would say little
+
+
+@EVERY
+def test_single_precision_is_close_to_double(name: str, problem, explainers):
+    """Features differ by 1e-7 of their size, and the fit by what its gap in single precision allows."""
+    model = copy.deepcopy(problem.model).float()
+    single = Problem(model, (problem.train[0].float(), problem.train[1]), problem.test.float())
+    method = METHODS[name]
+    if "gap" in {field.name for field in dataclasses.fields(method)}:
+        method = dataclasses.replace(method, gap=1e-7)
+    found = dv.fit(method, single.model, single.train, progress=False).explain(single.test)
+    expected = explainers[name].explain(problem.test, found.targets)
+    assert found.scores.dtype == torch.float32
+    apart = (found.dense() - expected.dense()).abs().sum(1)
+    assert (apart <= 1e-2 * expected.dense().abs().sum(1)).all()
+
+
+@EVERY
+def test_a_store_changes_nothing(name: str, problem, explainers, tmp_path):
+    before = explainers[name].explain(problem.test)
+    for other in (fit(name, problem, store=tmp_path), dv.open(tmp_path, problem.model)):
+        after = other.explain(problem.test)
+        assert other.method == METHODS[name] and after.method == before.method
+        assert torch.equal(after.dense(), before.dense()) and torch.equal(after.bias, before.bias)
+
+
+@EVERY
+def test_the_model_is_left_untouched(name: str, problem):
+    model = copy.deepcopy(problem.model).train()
+    model[0].weight.grad = torch.full_like(model[0].weight, 3.0)
+    before = copy.deepcopy(model.state_dict())
+    random_state = torch.get_rng_state()
+    explainer = dv.fit(METHODS[name], model, problem.train, progress=False)
+    explainer.explain(problem.test)
+    explainer.self_influence()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+    assert all(not module._forward_pre_hooks and not module._backward_hooks for module in model.modules())
+    assert (model[0].weight.grad == 3).all() and model[2].weight.grad is None
+    assert torch.equal(torch.get_rng_state(), random_state) and torch.is_grad_enabled()
+
+
+@EVERY
+def test_self_influence_is_each_samples_score_for_its_own_label(name: str, problem, explainers):
+    scores = explainers[name].explain(problem.train[0], problem.train[1]).dense()
+    torch.testing.assert_close(explainers[name].self_influence(), scores.diagonal(), rtol=1e-11, atol=1e-14)

