@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -319,7 +320,8 @@ def test_a_batch_holds_about_sixteen_mebibytes_and_at_most_256_samples():
     assert batch_size_for(torch.zeros(1, 2**23)) == 1
 
 
-def test_the_line_before_and_the_bar_count_the_rows(net, capsys):
+def test_the_line_before_and_the_bar_count_the_rows(net, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # where nobody watches there is no bar
     recorder(net, Images()).table(progress=True)
     said = capsys.readouterr().err
     assert re.search(r"recording `train`, .*13.*in memory", said)
