@@ -130,9 +130,8 @@ def _print_shortcut(explainers: list[Explainer], train: mnist.Digits, test: mnis
         attribution = explainer.explain(others, top=TOP)
         fooled = (attribution.predicted == MARKED_CLASS).nonzero().squeeze(1)
         if number == 0:
-            print(
-                f"  Of {len(others)} marked test images of other digits the network calls {len(fooled)} a {MARKED_CLASS}."
-            )
+            led = f"the network calls {len(fooled)} a {MARKED_CLASS}"
+            print(f"  Of {len(others)} marked test images of other digits {led}.")
             print(f"  Marked training images among the top {TOP} proponents of these, and of unmarked {MARKED_CLASS}s:")
         found = share_among(attribution[fooled].top(TOP).proponents.train_index, train.marked)
         usual = share_among(explainer.explain(twos, top=TOP).top(TOP).proponents.train_index, train.marked)
