@@ -286,10 +286,11 @@ def _label(text: str) -> int | str:
 
 def _print_facts(explainer: Explainer) -> None:
     facts = explainer.certificate
+    seconds = f", {facts['seconds']:.1f} s" if "seconds" in facts else ""
     print(
         f"{facts['support']} of {len(explainer.positions)} training samples are support samples "
         f"({facts['support_share']:.1%}); relative duality gap {facts['gap']:.1e} "
-        f"({facts['status']}, {facts['seconds']:.1f} s)"
+        f"({facts['status']}{seconds})"
     )
     _print_rows(
         "agreement of surrogate and network", [{"data": name, **scores} for name, scores in explainer.fidelity.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from torch import Tensor
 from dualview.data._explainer import Explainer
 from dualview.data._fit import fit
 from dualview.data.dualview import DualView
+from dualview.engine.datasets import as_samples
 from dualview.engine.task import Task
 from dualview.evaluation.counterfactual import accuracy_and_loss
 from dualview.evaluation.retrieval import by_highest, found_among, share_among
@@ -73,10 +75,7 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
         page = write_report(
             explainer, (test.images, test.labels), folder / "demo.html", title="MNIST with planted flaws"
         )
-        worst = explainer.errors().index[:2]
-        plot(explainer.explain(test.images[worst], top=TOP), test=[0, 1], true_targets=test.labels[worst]).savefig(
-            folder / "neighbours.png"
-        )
+        _draw_errors(explainer, test, folder / "neighbours.png")
     accuracy, _ = accuracy_and_loss(task, (test.images, test.labels))
     _print_fit(explainer, accuracy)
     _print_flipped(explainer, train)
@@ -84,6 +83,15 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
     print("\nSeconds:  " + ",  ".join(f"{name} {seconds:.1f}" for name, seconds in steps.seconds.items()))
     print(f"\nThe page: {page.resolve()}")
     return page
+
+
+def _draw_errors(explainer: Explainer, test: mnist.Digits, path: Path) -> None:
+    """Draw the two worst errors with their neighbours, named by their positions in the test set."""
+    worst = explainer.errors().index[:2]
+    attribution = explainer.explain(test.images[worst], top=TOP)
+    source = explainer.source_of(as_samples((test.images, test.labels), name="test"))
+    attribution = dataclasses.replace(attribution, test_index=worst, source=source)
+    plot(attribution, test=[0, 1], true_targets=test.labels[worst]).savefig(path)
 
 
 def _print_fit(explainer: Explainer, accuracy: float) -> None:
@@ -132,7 +140,9 @@ def _print_shortcut(explainers: list[Explainer], train: mnist.Digits, test: mnis
         if number == 0:
             led = f"the network calls {len(fooled)} a {MARKED_CLASS}"
             print(f"  Of {len(others)} marked test images of other digits {led}.")
-            print(f"  Marked training images among the top {TOP} proponents of these, and of unmarked {MARKED_CLASS}s:")
+            print(
+                f"  Marked training images among the top {TOP} proponents of these, and of unmarked {MARKED_CLASS}s:"
+            )
         found = share_among(attribution[fooled].top(TOP).proponents.train_index, train.marked)
         usual = share_among(explainer.explain(twos, top=TOP).top(TOP).proponents.train_index, train.marked)
         name = f"C={explainer.method.C:g}" if isinstance(explainer.method, DualView) else repr(explainer.method)

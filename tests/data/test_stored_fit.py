@@ -49,7 +49,7 @@ def test_a_stored_fit_is_the_one_in_memory_and_comes_back(problem, explainer, tm
         assert other.fidelity == explainer.fidelity
         for name in ("gap", "primal", "dual", "support", "status"):
             assert other.certificate[name] == explainer.certificate[name]
-    assert opened.certificate == stored.certificate
+    assert opened.certificate == {name: fact for name, fact in stored.certificate.items() if name != "seconds"}
     assert opened.spec == stored.spec and torch.equal(opened.positions, stored.positions)
     assert repr(opened) == repr(stored)
     with pytest.raises(ValueError, match=r"expected \(test, 6\) as in training"):
@@ -66,7 +66,7 @@ def test_killed_in_another_process_resumed_there_and_opened_here(problem, tmp_pa
     assert run.returncode == 0, run.stderr
     batches = json.loads(run.stdout)
     assert batches.count(8) == 7  # rows 64 to 119: four shards of 16 were whole when it was killed
-    assert set(batches) == {4, 8}  # the others are the probe
+    assert set(batches) == {1, 4, 8}  # the others are the probe, and one of it alone
     opened = dv.open(tmp_path / "store", problem.model)
     undisturbed = dv.fit(METHOD, problem.model, problem.train, batch_size=8, progress=False)
     assert torch.equal(opened.table.values, undisturbed.table.values)
@@ -217,7 +217,7 @@ def test_another_training_set_is_refused_at_opening(problem, tmp_path):
     fit(problem.model, problem.train, tmp_path)
     inputs, labels = problem.train
     for other in ((inputs + 0.5, labels), (inputs.flip(0), labels.flip(0))):
-        with pytest.raises(StoreMismatch, match="`train` is not the data set of the fit: its samples have other"):
+        with pytest.raises(StoreMismatch, match="`train` is not the data set of the fit: samples .* differ"):
             dv.open(tmp_path, problem.model, train=other)
     with pytest.raises(StoreMismatch, match=r"`train` is not the data set of the fit: .*\(test, 6\) as in training"):
         dv.open(tmp_path, problem.model, train=(inputs[:, :5], labels))

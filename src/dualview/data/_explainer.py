@@ -20,9 +20,9 @@ from dualview.data._ranking import Ranking
 from dualview.data._source import Source
 from dualview.data._topk import RunningTop
 from dualview.engine import outputs
-from dualview.engine.batches import Inputs, as_inputs, num_rows, take_rows
+from dualview.engine.batches import Inputs, as_inputs, num_rows, take_rows, tensors_in
 from dualview.engine.datasets import Samples, as_samples, check_inputs
-from dualview.engine.isolation import untouched
+from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import columns_of
 from dualview.engine.record import Recorder, batch_size_for, record_rows
 from dualview.engine.tables import Rows, Table, join_rows
@@ -52,6 +52,7 @@ class Explainer:
         spec: what the training inputs looked like.
         thumbnails: stored pictures of support samples.
         batch_size: samples per forward pass; None chooses by their size.
+        progress: whether recording a data set says so.
     """
 
     method: DataMethod
@@ -67,6 +68,7 @@ class Explainer:
     spec: dict[str, dict] = field(default_factory=dict)
     thumbnails: Mapping[int, np.ndarray] = field(default_factory=dict)
     batch_size: int | None = None
+    progress: bool = False
 
     def __repr__(self) -> str:
         facts = ", ".join(
@@ -78,6 +80,7 @@ class Explainer:
 
     # ── explaining ───────────────────────────────────────────────────────────────────────────────
 
+    @without_autocast
     def explain(self, inputs: Any, targets: Any = None, *, top: int | None = None) -> DataAttribution:
         """Score every training sample for the prediction of each input.
 
@@ -98,6 +101,7 @@ class Explainer:
         rows = self.rows(inputs, targets)
         return self._attribution(rows, self.source_of(inputs), top)
 
+    @without_autocast
     def explain_classes(
         self, inputs: Any, classes: Sequence[int] | None = None, *, top: int = 20
     ) -> dict[int, DataAttribution]:
@@ -134,6 +138,7 @@ class Explainer:
             for column, part in by_class.items()
         }
 
+    @without_autocast
     def surrogate_logits(self, inputs: Any) -> Float[Tensor, "test cls"]:
         """Return the surrogate's logits for these inputs, bias included."""
         return self.method.logits(self.state, self._recorded(inputs).values)
@@ -157,6 +162,7 @@ class Explainer:
 
     # ── the training set ─────────────────────────────────────────────────────────────────────────
 
+    @without_autocast
     def self_influence(self) -> Float[Tensor, " train"]:
         """Return each training sample's score for its own label's logit; zero where it has none.
 
@@ -165,10 +171,12 @@ class Explainer:
         """
         return self._per_train(self.method.self_scores)
 
+    @without_autocast
     def importance(self) -> Float[Tensor, " train"]:
         """Return each training sample's global importance: its weight in every explanation."""
         return self._per_train(self.method.importances)
 
+    @without_autocast
     def suspects(self, top: int | None = None, *, by: str = "slack") -> Ranking:
         """Rank training samples that may carry a wrong label, most suspicious first.
 
@@ -195,12 +203,13 @@ class Explainer:
         names = None if self.names is None else [self.names[int(i)] for i in rank]
         return Ranking(rank, {name: column[rank] for name, column in columns.items()}, by, len(self.table), names)
 
+    @without_autocast
     def errors(self, data: Any = None) -> Ranking:
         """Rank the network's wrong predictions on a data set, worst (highest loss) first.
 
         Args:
-            data: a labelled data set; by default the held-out data set of the fit, or the training set
-                where there was none.
+            data: a labelled data set; by default the held-out data of the fit (positions in the
+                training set where they were a share of it), or the training set where there were none.
 
         Returns:
             Columns: loss, target, predicted, confidence (the predicted class's softmax probability).
@@ -210,7 +219,10 @@ class Explainer:
         """
         table = self.record(data)
         columns = self._predictions(table)
-        wrong = (columns["target"] != columns["predicted"]).nonzero().squeeze(1)
+        wrong = columns["target"] != columns["predicted"]
+        if data is None and table is self.table and len(self.positions) < len(table):  # the held-out share of it
+            wrong[self.positions] = False
+        wrong = wrong.nonzero().squeeze(1)
         rank = wrong[columns["loss"][wrong].argsort(descending=True, stable=True)]
         return Ranking(rank, {name: column[rank] for name, column in columns.items()}, "loss", len(table))
 
@@ -226,7 +238,9 @@ class Explainer:
             first, _ = self.task.split(samples.batch([0]))
         check_inputs(first, self.spec)
         size = self.batch_size or batch_size_for(first)
-        return Recorder(self.task, samples, representation, self.num_classes, size, "data").table()
+        return Recorder(self.task, samples, representation, self.num_classes, size, "data").table(
+            progress=self.progress
+        )
 
     @property
     def num_classes(self) -> int:
@@ -244,6 +258,23 @@ class Explainer:
             ]
         return join_rows(blocks)
 
+    def _without_labels(self, inputs: Any) -> Inputs:
+        """Accept a labelled batch too: where the parts are not those of training, its labels are split off."""
+        given = as_inputs(inputs)
+        if not tensors_in(given):
+            raise TypeError(
+                f"`inputs` hold no tensor; expected a batch of inputs as the model takes it, a data set or a "
+                f"DataLoader; got {type(inputs).__name__}"
+            )
+        if set(tensors_in(given)) == set(self.spec):
+            return given
+        try:
+            split, labels = self.task.split(given)
+            columns_of(labels, self.num_classes, self.task.classes)
+        except (TypeError, ValueError):
+            return given
+        return as_inputs(split) if set(tensors_in(as_inputs(split))) == set(self.spec) else given
+
     def _test_batches(self, inputs: Any) -> Iterator[tuple[Inputs, Tensor]]:
         if _is_data_set(inputs):
             samples = as_samples(inputs, name="inputs")
@@ -253,7 +284,7 @@ class Explainer:
                 check_inputs(part, self.spec)
                 yield part, torch.tensor(chunk)
             return
-        inputs = as_inputs(inputs)
+        inputs = self._without_labels(inputs)
         check_inputs(inputs, self.spec)
         total = num_rows(inputs)
         if total == 0:
@@ -265,7 +296,7 @@ class Explainer:
 
     def source_of(self, inputs: Any) -> Source:
         """Return where a result for these inputs comes from."""
-        test = as_samples(inputs, name="inputs") if _is_data_set(inputs) else as_inputs(inputs)
+        test = as_samples(inputs, name="inputs") if _is_data_set(inputs) else self._without_labels(inputs)
         return Source(self.task, test, self.samples, self.thumbnails)
 
     def _blocks(self, num_test: int) -> Iterator[tuple[slice, Rows]]:

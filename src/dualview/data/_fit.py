@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ from torch import Tensor
 from dualview.data._explainer import TRAIN_BLOCK, Explainer
 from dualview.data._method import DataMethod
 from dualview.data._stored_fit import Probe, check_class_names, load_explainer, record_in_store, save_explainer
+from dualview.engine.batches import take_rows
 from dualview.engine.datasets import Samples, as_samples, check_inputs, spec_of, warn_if_augmented
-from dualview.engine.isolation import untouched
+from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import columns_of
 from dualview.engine.readout import with_readout
 from dualview.engine.record import Recorder, batch_size_for
 from dualview.engine.store import Store
 from dualview.engine.tables import Table
 from dualview.engine.task import Task, as_task, class_logits
+from dualview.errors import DualViewWarning
 from dualview.ops.agreement import logit_agreement
 
 log = logging.getLogger("dualview")
@@ -30,6 +33,7 @@ PROBE_ROWS = 4
 HELD_OUT_SEED = 0
 
 
+@without_autocast
 def fit(
     method: DataMethod,
     task: Task | torch.nn.Module,
@@ -58,8 +62,8 @@ def fit(
         names: a name per training sample, for people.
         transform: the evaluation transform, in place of the data set's own augmenting one.
         batch_size: samples per forward pass; by default about 16 MiB of inputs, 256 at most.
-        data_id: your own name for the training data, part of the store's key; with one, opening the
-            store compares only some samples instead of reading every label again.
+        data_id: your own name for the training data, part of the store's key: another name is another
+            folder of the store.
         progress: whether to show what is recorded and how long it takes.
 
     Returns:
@@ -99,6 +103,7 @@ def fit(
     explainer = Explainer(
         method, task, state, table, positions, certificate, fidelity, samples,
         held_out=None if rest is table else rest, names=names, spec=recorder.spec or {}, batch_size=batch_size,
+        progress=progress,
     )  # fmt: skip
     if key is not None:
         assert isinstance(store, Store)
@@ -106,6 +111,7 @@ def fit(
     return explainer
 
 
+@without_autocast
 def open(
     store: str | Path | Store,
     task: Task | torch.nn.Module,
@@ -140,6 +146,7 @@ def _prepared(method: DataMethod, task: Task, samples: Samples, batch_size: int 
     task = with_readout(task, inputs)
     with untouched(task.model):
         raw = task.forward(inputs).cpu()
+        _warn_if_unsteady(task, inputs, raw)
     raw = raw if raw.dtype == torch.float64 else raw.float()
     logits = class_logits(raw)
     check_class_names(task, logits.shape[1])
@@ -151,9 +158,24 @@ def _prepared(method: DataMethod, task: Task, samples: Samples, batch_size: int 
     if parameter is not None and parameter.dtype in (torch.float16, torch.bfloat16):
         log.info("the model computes in %s; its rows are upcast to float32", parameter.dtype)
     representation = method.representations(task).train
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1; it is {batch_size}")
     size = batch_size or batch_size_for(inputs)
     recorder = Recorder(task, samples, representation, logits.shape[1], size, spec=spec)
     return task, recorder, Probe(inputs, raw, reduction)
+
+
+def _warn_if_unsteady(task: Task, inputs: Any, raw: Tensor) -> None:
+    """Warn where a sample's output changes when the model runs again, on this sample alone."""
+    alone = task.forward(take_rows(inputs, 0, 1)).cpu()
+    tolerance = 0.05 if raw.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    if not bool((alone[0] - raw[0]).abs().max() <= tolerance * raw.abs().max().clamp(min=1e-6)):
+        warnings.warn(
+            f"{type(task.model).__name__} gives a sample another output alone than among others: in evaluation mode "
+            "it is still random, or depends on the rest of the batch. Scores then hold for one run of it only",
+            DualViewWarning,
+            stacklevel=5,
+        )
 
 
 def _checked_held_out(held_out: Any, recorder: Recorder) -> Samples | float | None:

@@ -25,10 +25,10 @@ from dualview.engine.fingerprint import (
 )
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import columns_of
-from dualview.engine.manifest import Key, as_json
+from dualview.engine.manifest import Key, Manifest, as_json
 from dualview.engine.packing import pack, unpack
 from dualview.engine.pictures import picture_of, thumbnail
-from dualview.engine.record import Recorder, Representation, record_rows
+from dualview.engine.record import Recorder, record_rows
 from dualview.engine.shards import RowSpec
 from dualview.engine.site import Site
 from dualview.engine.store import Store
@@ -68,7 +68,7 @@ def record_in_store(
         first = record_rows(task, recorder.representation, probe.inputs, None, torch.arange(len(probe.raw)))
     spec = RowSpec(first.values.shape[1], first.outputs.shape[1], first.values.dtype)
     parts = {place: entry["dtype"] for place, entry in input_spec(probe.inputs).items()}
-    known = _Fingerprints(recorder, read_labels=data_id is None)
+    known = _Fingerprints(recorder)
     has_probe = _check_model(store, key.folder, task)  # else rows of a changed `forward` would be taken over
     with untouched(task.model):  # producing and fingerprinting both read the data set
         table, _ = store.record(
@@ -83,8 +83,8 @@ def record_in_store(
 class _Fingerprints:
     """Fingerprint runs of samples; labels that were just read for recording are not read twice."""
 
-    def __init__(self, recorder: Recorder, *, read_labels: bool) -> None:
-        self._recorder, self._read_labels = recorder, read_labels
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._labels: dict[int, Tensor] = {}  # first row of a block → its targets
 
     def produce(self, start: int, stop: int) -> Iterator[Rows]:
@@ -96,8 +96,7 @@ class _Fingerprints:
         samples, task = self._recorder.samples, self._recorder.task
         chosen = [(p, task.split(samples.batch([p]))) for p in seeded_positions(start, stop)]
         content = [(p, (_plain(inputs), _plain(labels))) for p, (inputs, labels) in chosen]
-        targets = self._targets(start, stop) if self._read_labels else torch.empty(0, dtype=torch.int64)
-        return data_fingerprint(targets, content, [input_spec(inputs) for _, (inputs, _) in chosen])
+        return data_fingerprint(self._targets(start, stop), content, [input_spec(inputs) for _, (inputs, _) in chosen])
 
     def _targets(self, start: int, stop: int) -> Tensor:
         parts, at = [], start
@@ -121,7 +120,8 @@ def save_explainer(store: Store, key: Key, explainer: Explainer) -> Explainer:
         "method": method.describe(),
         "num_train": len(table),
         "data_fingerprint": store.manifest(key).data_fingerprint,
-        "certificate": explainer.certificate,
+        "certificate": {k: v for k, v in explainer.certificate.items() if k != "seconds"},  # the same bytes each time
+        "classes": _classes(explainer.task),
         "fidelity": explainer.fidelity,
         "spec": explainer.spec,
         "names": None if explainer.names is None else list(explainer.names),
@@ -142,15 +142,23 @@ def fit_name(method: DataMethod, num_fitted: int, num_train: int) -> str:
 def load_explainer(store: Store, task: Task, samples: Samples | None, method: DataMethod | str | None) -> Explainer:
     """Bring a stored fit back for this model."""
     fingerprint = model_fingerprint(task.model)
-    folders = [k for k in store.keys() if store.manifest(k).key.model_fingerprint == fingerprint]
+    manifests, damaged = _manifests(store)
+    folders = [k for k, manifest in manifests.items() if manifest.key.model_fingerprint == fingerprint]
+    if not folders and damaged:
+        raise damaged[0]
     if not folders:
-        held = ", ".join(store.manifest(k).key.model_class for k in store.keys()) or "nothing"
+        held = ", ".join(manifest.key.model_class for manifest in manifests.values()) or "nothing"
         raise StoreMismatch(
             f"the store at {store.root} holds no features of this {type(task.model).__name__} with these weights "
             f"(it holds: {held}); fit again with store={str(store.root)!r}, or open it with the model it was made with"
         )
     folder, name, tensors, facts = _chosen(store, folders, method)
-    manifest = store.manifest(folder)
+    manifest = manifests[folder]
+    if facts["classes"] != _classes(task):
+        raise StoreMismatch(
+            f"the fit was made with classes={facts['classes']}; this task has classes={_classes(task)}, so that labels "
+            "would mean other output columns: open it with the same mapping"
+        )
     task = dataclasses.replace(task, readout=Site(*manifest.key.representation["site"]))
     table = store.open(folder, num_rows=facts["num_train"])
     restored = _method(facts["method"])
@@ -159,7 +167,8 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
     if not _check_model(store, folder, task):
         raise DamagedFile(f"the probe samples in {store.root / folder}, which tell the model, are gone; fit again")
     if samples is not None:
-        _check_samples(samples, task, restored.representations(task).train, table, facts["spec"])
+        recorder = Recorder(task, samples, restored.representations(task).train, max(2, table.num_classes), 256)
+        _check_samples(recorder, manifest, len(table), facts["spec"])
     images = _unpacked_images(tensors.get("images"), facts["images"])
     log.info("opened %s from %s", name, store.root)
     return Explainer(
@@ -177,9 +186,27 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
     )
 
 
+def _manifests(store: Store) -> tuple[dict[str, Manifest], list[DamagedFile]]:
+    """Read every folder's manifest; a damaged one must not keep the others shut."""
+    whole, damaged = {}, []
+    for folder in store.keys():
+        try:
+            whole[folder] = store.manifest(folder)
+        except DamagedFile as error:
+            damaged.append(error)
+    return whole, damaged
+
+
 def _chosen(store: Store, folders: list[str], method: DataMethod | str | None) -> tuple[str, str, dict, dict]:
     """Find the one fit that is meant among those of this model."""
-    fits = {(folder, name): store.load_fit(folder, name) for folder in folders for name in store.fits(folder)}
+    fits, damaged = {}, []
+    for folder, name in [(key, fit) for key in folders for fit in store.fits(key)]:
+        try:
+            fits[folder, name] = store.load_fit(folder, name)
+        except DamagedFile as error:
+            damaged.append(DamagedFile(f"{error}: run dualview.fit with this store and this method once more"))
+            if name == method:
+                raise damaged[-1] from error
     listed = "; ".join(_described(name, *fit) for (_, name), fit in fits.items()) or "none"
     wanted = None if method is None or isinstance(method, str) else as_json(method.describe())
     found = [
@@ -187,14 +214,16 @@ def _chosen(store: Store, folders: list[str], method: DataMethod | str | None) -
         for (folder, name), (tensors, facts) in fits.items()
         if method is None or name == method or facts["method"] == wanted
     ]
+    if damaged and (method is None or not found):
+        raise damaged[0]
     if not found:
         asked = "" if method is None else f" {method!r}"
         raise StoreError(f"the store at {store.root} has no fit{asked} of this model; it has: {listed}")
-    if len(found) > 1:
+    if len(found) > 1 and wanted is None:
         raise ValueError(
             f"the store at {store.root} holds {len(found)} fits: say which with method=; there are {listed}"
         )
-    return found[0]
+    return max(found, key=lambda fit: (fit[3]["num_train"], len(fit[2].get("positions", range(fit[3]["num_train"])))))
 
 
 def _described(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
@@ -232,6 +261,8 @@ def _check_model(store: Store, folder: str, task: Task) -> bool:
         tensors, skeleton = store.load_probe(folder)
     except FileNotFoundError:
         return False
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}: remove this file and run dualview.fit with this store once more") from error
     then = tensors.pop("raw")
     inputs = unpack({name.removeprefix("inputs."): tensor for name, tensor in tensors.items()}, skeleton)
     with untouched(task.model):
@@ -244,23 +275,27 @@ def _check_model(store: Store, folder: str, task: Task) -> bool:
     return True
 
 
-def _check_samples(samples: Samples, task: Task, representation: Representation, table: Table, spec: dict) -> None:
-    """Compare a few training samples' rows with the stored ones."""
-    if len(samples) < len(table):
-        raise StoreMismatch(f"`train` holds {len(samples)} samples; the fit was made on {len(table)}")
-    chosen = seeded_positions(0, len(table))
-    with untouched(task.model):
-        inputs, _ = task.split(samples.batch(chosen))
-    try:
-        check_inputs(inputs, spec)
-    except ValueError as error:
-        raise StoreMismatch(f"`train` is not the data set of the fit: {error}") from None
-    now = record_rows(task, representation, inputs, None, torch.tensor(chosen)).values
-    then = table.rows(torch.tensor(chosen)).values
-    if _differ(now, then):
-        raise StoreMismatch(
-            "`train` is not the data set of the fit: its samples have other features than the stored ones"
-        )
+def _check_samples(recorder: Recorder, manifest: Manifest, num_train: int, spec: dict) -> None:
+    """Compare all labels, and the content of some samples of each shard, with what was recorded."""
+    if len(recorder.samples) < num_train:
+        raise StoreMismatch(f"`train` holds {len(recorder.samples)} samples; the fit was made on {num_train}")
+    known = _Fingerprints(recorder)
+    with untouched(recorder.task.model):
+        first, _ = recorder.task.split(recorder.samples.batch([0]))
+        try:
+            check_inputs(first, spec)
+            for shard in manifest.shards:
+                if shard.stop <= num_train and known.of_rows(shard.first, shard.stop) != shard.data:
+                    raise ValueError(f"samples {shard.first:,} to {shard.stop - 1:,} differ, in labels or inputs")
+        except ValueError as error:
+            raise StoreMismatch(f"`train` is not the data set of the fit: {error}") from None
+
+
+def _classes(task: Task) -> list[list[str]] | None:
+    """Return the label → column mapping as sorted JSON values."""
+    return (
+        None if task.classes is None else sorted([repr(label), str(column)] for label, column in task.classes.items())
+    )
 
 
 def _differ(now: Tensor, then: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -81,6 +81,8 @@ class DualView(DataMethod):
     Args:
         C: weight of the sum of losses; larger C gives fewer support samples and a longer fit.
             1e-3 serves a few thousand to a hundred thousand samples of ReLU features well.
+        loss: "hinge", of Crammer and Singer.
+        metric: "plain", the inner product of the features.
         gap: relative duality gap to reach; see `solvers.crammer_singer`.
         seed: of the order in which the solver visits samples.
 
@@ -89,12 +91,18 @@ class DualView(DataMethod):
     """
 
     C: float
+    loss: str = field(default="hinge", repr=False)
+    metric: str = field(default="plain", repr=False)
+    _: KW_ONLY
     gap: float = 1e-6
     seed: int = 0
 
     kind: ClassVar[Kind] = "share"
 
     def __post_init__(self) -> None:
+        for name, only in (("loss", "hinge"), ("metric", "plain")):
+            if getattr(self, name) != only:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; this version knows {only!r} alone")
         for name in ("C", "gap"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
@@ -203,5 +211,5 @@ class DualView(DataMethod):
         warnings.warn(
             f"the network predicts a class that training never showed: {message}; its scores for that class are zero",
             DualViewWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

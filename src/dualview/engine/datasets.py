@@ -159,7 +159,7 @@ def warn_if_augmented(samples: Samples, *, name: str = "train") -> None:
             f"two reads of `{name}` sample {changed} differ: the data set augments. Attribution needs the view "
             "that the model is evaluated on: give transform=, the evaluation transform, or an un-augmented data set",
             AugmentationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -197,6 +197,12 @@ def check_inputs(inputs: Any, spec: dict[str, dict]) -> None:
         raise ValueError(f"`inputs` have the parts {sorted(came)}; the training samples have {sorted(spec)}")
     for place, entry in spec.items():
         part = f"`inputs`[{place!r}]" if place else "`inputs`"
+        kinds = {entry["dtype"], came[place]["dtype"]}
+        if len(kinds) > 1 and kinds <= {"float64", "float32", "float16", "bfloat16"}:
+            raise ValueError(
+                f"{part} are {came[place]['dtype']}; the training samples were {entry['dtype']}: convert them with "
+                f".to(torch.{entry['dtype']})"
+            )
         if entry["shape"] is None or came[place]["shape"] == entry["shape"]:
             continue
         expected, shape = ", ".join(["test", *map(str, entry["shape"])]), tensors_in(inputs)[place].shape

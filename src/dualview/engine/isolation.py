@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,3 +46,14 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute in the precision of the tensors, whatever autocast the caller stands in."""
+
+    @functools.wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):  # rows are held on the CPU
+            return function(*args, **kwargs)
+
+    return plain

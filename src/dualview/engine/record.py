@@ -48,9 +48,11 @@ class Activation(Representation):
 
     def values(self, task: Task, inputs: Inputs) -> tuple[Tensor, Tensor]:
         rows = num_rows(inputs)
-        with watch(task.model, self.site) as watched:
+        with watch(task.model, self.site) as watched, watch(task.model, self.site._replace(side="output")) as made:
             raw = task.forward(inputs)
             seen = watched.take(self.site)
+            if self.site == task.readout:
+                self._check_readout(made.take(self.site._replace(side="output")), raw)
         if rows == 1 and seen.ndim == 1:  # a squeeze() in the model drops the axis of a lone sample too
             seen = seen[None]
         if seen.shape[0] != rows:
@@ -59,6 +61,16 @@ class Activation(Representation):
                 "expected one row a sample"
             )
         return seen.reshape(rows, -1), raw
+
+    def _check_readout(self, made: Tensor, raw: Tensor) -> None:
+        same = made.numel() == raw.numel() and (made.reshape(raw.shape) == raw) | (
+            made.reshape(raw.shape).isnan() & raw.isnan()
+        )
+        if not torch.as_tensor(same).all():
+            raise ValueError(
+                f"readout={self.site.module!r} does not make the model's output for these samples: what it returns is "
+                "changed afterwards (a clamp, a mask?). Wrap the model so that it returns this layer's output"
+            )
 
 
 class Sides(NamedTuple):

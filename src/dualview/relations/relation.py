@@ -22,6 +22,7 @@ from dualview.data._explainer import TRAIN_BLOCK, Explainer
 from dualview.data._method import Prepared
 from dualview.data._source import Source
 from dualview.data.dualview import DualState, DualView
+from dualview.engine.isolation import without_autocast
 from dualview.engine.tables import Rows
 
 Side = Literal["test", "train"]
@@ -60,16 +61,19 @@ class Relation:
         )
 
     @property
+    @without_autocast
     def bias(self) -> Float[Tensor, " test"]:
         """The part of each surrogate output that belongs to no pair and no unit."""
         return self.explainer.method.bias(self._state, self.test)
 
     @property
+    @without_autocast
     def surrogate_outputs(self) -> Float[Tensor, " test"]:
         """The surrogate's measured output, v·(surrogate logits), bias included."""
         logits = self.test.values.double() @ self._state.weights.T + self._state.bias
         return (self.test.directions.double() * logits).sum(1).to(self.test.values.dtype)
 
+    @without_autocast
     def by_train(self) -> Float[Tensor, "test train"]:
         """Return each training sample's share of each test sample's output, dense."""
         whole = self.test.values.new_zeros(len(self), len(self.explainer.table))
@@ -77,6 +81,7 @@ class Relation:
             whole[:, train.index] = self.explainer.method.score(self._state, self.test, train)
         return whole
 
+    @without_autocast
     def by_unit(self, *, side: Side = "test") -> Float[Tensor, "test unit"]:
         """Return each unit's share of each test sample's output.
 
@@ -90,6 +95,7 @@ class Relation:
         combined = (self.test.directions.double() @ self._state.weights).to(self.test.values.dtype)
         return combined * self.test.values
 
+    @without_autocast
     def pair(self, test: int, train: int) -> Float[Tensor, " unit"]:
         """Return each unit's share of one pair's score, alpha_i f_k(x_i) f_k(x).
 
@@ -116,6 +122,7 @@ class Relation:
             raise IndexError(f"`{name}` is {position}; positions go from 0 to {size - 1}")
 
 
+@without_autocast
 def relate(explainer: Explainer, inputs: Any, targets: Any = None) -> Relation:
     """Relate test samples to the training samples and units that make their surrogate outputs.
 

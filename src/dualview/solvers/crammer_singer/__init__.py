@@ -111,8 +111,8 @@ def crammer_singer(
         warnings.warn(
             f"crammer_singer {_ENDINGS[solution.status]} after {solution.epochs} passes at a relative gap of "
             f"{solution.gap:.1e}, above gap={gap:.1e}; its weights are within {distance:.2g} of the optimum, "
-            f"their norm being {float(solution.weights.square().sum().sqrt()):.2g}. Use a smaller C, a larger gap"
-            f"{', or more max_epochs' if solution.status == 'limit' else ' or dtype=torch.float64'}",
+            f"their norm being {float(solution.weights.square().sum().sqrt()):.2g}. Use a smaller C or a larger gap"
+            f" (the solver itself also takes {'max_epochs=' if solution.status == 'limit' else 'dtype=torch.float64'})",
             GapWarning,
             stacklevel=2,
         )

@@ -61,6 +61,20 @@ class Problem:
             block[:, :-1] = self.features[rows].take(self.live, axis=1)
             yield rows, block
 
+    def canonical_order(self) -> Ints:
+        """Order the rows by class and content, so that the order in which they were given does not matter.
+
+        Rows of one class with equal content keep their given order: they are interchangeable.
+        """
+        keys = np.empty(len(self), np.uint64)
+        for rows in _slices(len(self)):
+            block = np.ascontiguousarray(self.features[rows].take(self.live, axis=1)) + 0.0  # no negative zero
+            words = block.view(np.uint32).astype(np.uint64)
+            odd = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+            mixed = (words + np.uint64(0x9E3779B97F4A7C15)) * odd
+            keys[rows] = (mixed ^ (mixed >> np.uint64(29))).sum(axis=1)
+        return np.lexsort((keys, self.targets))
+
     def padded(self, order: Ints, dtype: np.dtype[Any]) -> Floats:
         """Copy the rows in this order: live columns, the constant 1, and zeros up to whole vectors of `dtype`."""
         width = len(self.live) + 1

@@ -63,7 +63,7 @@ class SequentialAscent:
         self, problem: Problem, *, rows: np.dtype[Any], dtype: np.dtype[Any], seed: int, compiled: bool = True
     ) -> None:
         random = np.random.default_rng(seed)
-        self._order = random.permutation(len(problem))
+        self._order = problem.canonical_order()[random.permutation(len(problem))]
         self._random = random.integers(1, 2**64, 1, np.uint64)
         self._features = problem.padded(self._order, rows)
         self._targets = problem.targets[self._order]
