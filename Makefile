@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(ENV)/.demo ## run the main job on real digits and write a page about it
-	$(ENV)/bin/dualview demo
+	$(ONE_THREAD) $(ENV)/bin/dualview demo
 
 test: $(ENV)/.tools ## run the tests
 	$(ONE_THREAD) $(ENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
