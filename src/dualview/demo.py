@@ -140,9 +140,7 @@ def _print_shortcut(explainers: list[Explainer], train: mnist.Digits, test: mnis
         if number == 0:
             led = f"the network calls {len(fooled)} a {MARKED_CLASS}"
             print(f"  Of {len(others)} marked test images of other digits {led}.")
-            print(
-                f"  Marked training images among the top {TOP} proponents of these, and of unmarked {MARKED_CLASS}s:"
-            )
+            print(f"  Marked training images among the top {TOP} proponents of these, and of unmarked {MARKED_CLASS}s:")
         found = share_among(attribution[fooled].top(TOP).proponents.train_index, train.marked)
         usual = share_among(explainer.explain(twos, top=TOP).top(TOP).proponents.train_index, train.marked)
         name = f"C={explainer.method.C:g}" if isinstance(explainer.method, DualView) else repr(explainer.method)
