@@ -72,7 +72,7 @@ class Store:
     max_shard_bytes: int
 
     def __init__(
-        self, root: str | os.PathLike[str], *, shard_rows: int = 2048, max_shard_bytes: int = 64 * 2**20
+        self, root: str | os.PathLike[str], *, shard_rows: int = 1024, max_shard_bytes: int = 64 * 2**20
     ) -> None:
         for name, value in (("shard_rows", shard_rows), ("max_shard_bytes", max_shard_bytes)):
             if value < 1:
