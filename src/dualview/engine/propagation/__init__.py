@@ -1,0 +1,1 @@
+"""Relevance propagation on operations: rules behind every torch call of a forward pass."""

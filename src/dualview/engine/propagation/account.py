@@ -1,0 +1,199 @@
+"""Where the relevance of one pass went: what reached the inputs, and what each operation absorbed."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualview.errors import DualViewWarning, NonFiniteError
+
+Kind = Literal["bias", "epsilon", "zero denominator", "constant"]
+
+WARN_ABOVE = 0.05
+EXACT = 1e-6  # of |seed| + Σ|absorbed|, in float64
+ROUNDING = 32  # float32 roundings granted per unit of relevance that passes an operation
+
+
+class Place(NamedTuple):
+    """Where in the model an operation stands.
+
+    Attributes:
+        operation: the torch function's name.
+        module: name of the innermost module that was running; empty for the model itself.
+        module_type: that module's class name.
+    """
+
+    operation: str
+    module: str = ""
+    module_type: str = ""
+
+    def __str__(self) -> str:
+        inside = f"module {self.module!r} ({self.module_type})" if self.module else f"the model ({self.module_type})"
+        return f"operation {self.operation!r} in {inside}" if self.module_type else f"operation {self.operation!r}"
+
+
+@dataclass(frozen=True, eq=False)
+class Absorbed:
+    """Relevance that an operation kept instead of passing it to its inputs.
+
+    Attributes:
+        place: the operation and the module it stands in.
+        kind: what took it: the "bias" in the denominator, the "epsilon" there, a "zero denominator"
+            that left nothing to share it among, or a "constant" part that depends on no input.
+        amount: per sample "sample" where the operation's first axis is the batch, else one number.
+    """
+
+    place: Place
+    kind: Kind
+    amount: Tensor
+
+    @property
+    def total(self) -> float:
+        """The amount over all samples."""
+        return float(self.amount.sum())
+
+    @property
+    def size(self) -> float:
+        """The sum over samples of the amounts' absolute values."""
+        return float(self.amount.abs().sum())
+
+
+class Branches(NamedTuple):
+    """How far two branches cancel where they are added.
+
+    Attributes:
+        place: the addition.
+        ratio: Σ (|R_a| + |R_b|) / Σ |R_a + R_b| over its elements; 1 where nothing cancels. Large
+            values say that the maps below show differences of large numbers.
+    """
+
+    place: Place
+    ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """The balance of one pass: `seed` = `inputs` + the sum of `absorbed`.
+
+    Attributes:
+        seed: relevance the pass began with, per sample "sample" or one number.
+        inputs: relevance that reached the inputs, in the same form.
+        absorbed: what each operation kept, in the order of the backward pass.
+        branches: how far branches cancel at each addition.
+        residual: |seed − inputs − Σ absorbed|: rounding, checked against `tolerance`.
+        tolerance: what it was checked against.
+    """
+
+    seed: Tensor
+    inputs: Tensor
+    absorbed: tuple[Absorbed, ...]
+    branches: tuple[Branches, ...]
+    residual: float
+    tolerance: float
+
+    @property
+    def absorbed_share(self) -> float:
+        """Σ|absorbed| / |seed|, both summed over samples; 0 where nothing was absorbed."""
+        absorbed, seed = sum(entry.size for entry in self.absorbed), float(self.seed.abs().sum())
+        if not absorbed:
+            return 0.0
+        return absorbed / seed if seed else float("inf")
+
+    def largest(self, count: int = 3) -> tuple[Absorbed, ...]:
+        """Return the entries that took most."""
+        return tuple(sorted(self.absorbed, key=lambda entry: entry.size, reverse=True)[:count])
+
+
+class Ledger:
+    """The books of the running pass; operations write into it during backward."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.open()
+
+    def open(self) -> None:
+        """Forget the last pass."""
+        self._absorbed: list[Absorbed] = []
+        self._branches: list[tuple[Place, Tensor, Tensor]] = []
+        self._flow: list[Tensor] = []
+
+    def book(self, place: Place, kind: Kind, amounts: Tensor) -> None:
+        """Write down what an operation absorbed, element by element of its output."""
+        self._absorbed.append(Absorbed(place, kind, self.per_sample(amounts)))
+
+    def see_flow(self, relevance: Tensor) -> None:
+        """Take note of the relevance at an operation's output: its size bounds the pass's rounding."""
+        if relevance.dtype != torch.float64:  # whose rounding is far below what is tolerated
+            self._flow.append(torch.linalg.vector_norm(relevance, 1))
+
+    def see_branches(self, place: Place, apart: Tensor, together: Tensor) -> None:
+        """Take note of |R_a| + |R_b| and |R_a + R_b| at an addition."""
+        self._branches.append((place, apart.sum(), together.sum()))
+
+    def per_sample(self, amounts: Tensor) -> Tensor:
+        """Sum over everything but the batch axis; over all where the first axis is not the batch."""
+        amounts = amounts.detach()
+        if amounts.ndim and amounts.shape[0] == self.num_samples:
+            return amounts.flatten(1).sum(1) if amounts.ndim > 1 else amounts.clone()
+        return amounts.sum()
+
+    def close(self, seed: Tensor, inputs: list[Tensor]) -> Account:
+        """Balance the books.
+
+        Args:
+            seed: relevance at the seed, element by element.
+            inputs: relevance at each input, element by element.
+
+        Raises:
+            ArithmeticError: seed and account differ by more than rounding explains.
+        """
+        parts = [self.per_sample(values) for values in inputs]
+        alike = len({part.shape for part in parts}) == 1
+        reached = torch.stack(parts if alike else [part.sum() for part in parts]).sum(0)
+        absorbed = tuple(entry for entry in self._absorbed if entry.size)
+        residual = abs(float(seed.sum()) - float(reached.sum()) - sum(entry.total for entry in absorbed))
+        size = float(self.per_sample(seed).abs().sum()) + sum(entry.size for entry in absorbed)
+        tolerance = EXACT * size
+        if seed.dtype != torch.float64:
+            # Every operation rounds what passes it by some units in the last place, and most sum thousands of terms.
+            flow = float(seed.abs().sum()) + sum(float(flow) for flow in self._flow)
+            tolerance += ROUNDING * torch.finfo(seed.dtype).eps * flow
+        account = Account(self.per_sample(seed), reached, absorbed, self._cancelling(), residual, tolerance)
+        if not residual <= tolerance:
+            advice = "" if seed.dtype == torch.float64 else " Rounding may be the cause: try model.double()."
+            raise ArithmeticError(
+                f"the relevance at the seed, {float(seed.sum()):.6g}, should be what reached the inputs, "
+                f"{float(reached.sum()):.6g}, plus what was absorbed, {sum(entry.total for entry in absorbed):.6g}; "
+                f"they differ by {residual:.3g}, more than the tolerated {tolerance:.3g}.{advice}"
+            )
+        warn_where_much_was_absorbed(account)
+        return account
+
+    def _cancelling(self) -> tuple[Branches, ...]:
+        return tuple(
+            Branches(place, float(apart / together) if together > 0 else float("inf") if apart > 0 else 1.0)
+            for place, apart, together in self._branches
+        )
+
+
+def warn_where_much_was_absorbed(account: Account) -> None:
+    """Warn when more than 5 % of the relevance did not reach the inputs, and say where it stayed."""
+    share = account.absorbed_share
+    if share <= WARN_ABOVE:
+        return
+    where = "; ".join(f"{entry.total:.3g} by {entry.kind} at {entry.place}" for entry in account.largest())
+    warnings.warn(
+        f"{share:.1%} of the relevance was absorbed on the way and is not in the maps: {where}",
+        DualViewWarning,
+        stacklevel=4,
+    )
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise where relevance is NaN or infinite, naming what made it so."""
+    if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):  # the sum alone is cheap
+        raise NonFiniteError(f"relevance became NaN or infinite at {what}: try model.double(), or a larger epsilon")

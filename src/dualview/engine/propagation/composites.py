@@ -1,0 +1,145 @@
+"""Which rule stands where: by kind of operation, for the first layer, or by a user's own map."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dualview.engine.propagation.account import Place
+from dualview.engine.propagation.linear_ops import OpKind
+from dualview.engine.propagation.rules import AlphaBeta, Epsilon, Gamma, Proportional, ZPlus
+from dualview.engine.propagation.terminal import Flat, Terminal
+
+Rule = Proportional | Terminal
+
+
+@dataclass(frozen=True, eq=False)
+class Composite:
+    """An assignment of rules to linear operations.
+
+    The first entry of `named` that fits decides; then `first`, for linear operations and
+    convolutions that see the input with nothing but rearranging and constants in between; then the
+    operation's kind.
+
+    Args:
+        name: how results call it.
+        linear: for linear layers and matrix products with a constant.
+        convolution: for convolutions, transposed ones too.
+        batch_norm: for batch norm that does not follow a linear operation directly.
+        first: for the first layer; None treats it like the others.
+        named: module name or pattern ("features.0", "layer4.*") or torch function
+            (torch.nn.functional.conv2d) → rule. Every key must fit somewhere.
+    """
+
+    name: str
+    linear: Rule
+    convolution: Rule
+    batch_norm: Rule
+    first: Rule | None = None
+    named: Mapping[str | Callable, Rule] = dataclasses.field(default_factory=dict)
+
+    def choose(
+        self, place: Place, functions: tuple[Callable, ...], kind: OpKind, *, is_first: bool
+    ) -> tuple[Any, Rule]:
+        """Return the rule for an operation, and the key that chose it."""
+        for key, rule in self.named.items():
+            if key in functions if callable(key) else fnmatchcase(place.module, key):
+                return key, rule
+        if self.first is not None and is_first and kind != "batch_norm":
+            return "first", self.first
+        return kind, getattr(self, kind)
+
+    def check_used(self, used: set[Any]) -> None:
+        """Raise where an entry of the map, or the first layer's rule, never came to be used."""
+        idle = [getattr(key, "__name__", key) for key in self.named if key not in used]
+        if idle:
+            raise ValueError(f"no linear operation fits {', '.join(map(repr, idle))} of composite {self.name!r}")
+        if self.first is not None and "first" not in used and not self.named:
+            raise ValueError(
+                f"composite {self.name!r} has a rule for the first layer, but no linear layer or convolution sees the "
+                "input directly (pooling, or an activation, comes before): use one without it, such as 'epsilon-plus'"
+            )
+
+
+def composite(
+    rule: str | Rule | Composite | Mapping[str | Callable, Rule],
+    *,
+    bias: str | None = None,
+    epsilon: float | int | None = None,
+) -> Composite:
+    """Return a composite by name, from one rule for all, or from a map of names or operations to rules.
+
+    Args:
+        rule: one of `NAMES`; a rule; or a map, which stands on top of plain epsilon.
+        bias: "absorb", "exclude" or "share"; by default "absorb" for "epsilon" and "gamma", and
+            "exclude" for the composites. Rules given as objects keep their own.
+        epsilon: replaces the default of 1e-8.
+
+    Raises:
+        ValueError: the name is not known, or an option is given for rules that hold their own.
+    """
+    options: dict[str, Any] = {key: value for key, value in (("bias", bias), ("epsilon", epsilon)) if value is not None}
+    if isinstance(rule, str):
+        if rule not in _MAKERS:
+            raise ValueError(f"rule={rule!r} is not known; known are {', '.join(map(repr, NAMES))}")
+        maker, default_bias = _MAKERS[rule]
+        return maker(rule, {"bias": default_bias, **options})
+    if isinstance(rule, Mapping):
+        plain = Epsilon(**options)
+        return Composite("custom", plain, plain, plain, named=dict(rule))
+    if options:
+        raise ValueError(f"`{next(iter(options))}` is given for {rule!r}, which holds its own: set it there")
+    if isinstance(rule, Composite):
+        return rule
+    normalising = Epsilon(bias=rule.bias, epsilon=rule.epsilon)
+    if isinstance(rule, Terminal):
+        raise ValueError(f"{rule!r} writes to the input only: give it to the first layer, in a map of names to rules")
+    return Composite(type(rule).__name__, rule, rule, normalising)
+
+
+def _epsilon(name: str, options: dict[str, Any]) -> Composite:
+    plain = Epsilon(**options)
+    return Composite(name, plain, plain, plain)
+
+
+def _gamma(name: str, options: dict[str, Any]) -> Composite:
+    rule = Gamma(**options)
+    return Composite(name, rule, rule, Epsilon(**options))
+
+
+def _epsilon_plus(name: str, options: dict[str, Any]) -> Composite:
+    plain = Epsilon(**options)
+    return Composite(name, plain, ZPlus(**options), plain)
+
+
+def _epsilon_plus_flat(name: str, options: dict[str, Any]) -> Composite:
+    return _with_flat(_epsilon_plus(name, options))
+
+
+def _epsilon_alpha_beta(name: str, options: dict[str, Any]) -> Composite:
+    plain = Epsilon(**options)
+    return Composite(name, plain, AlphaBeta(alpha=2, beta=1, **options), plain)
+
+
+def _epsilon_alpha_beta_flat(name: str, options: dict[str, Any]) -> Composite:
+    return _with_flat(_epsilon_alpha_beta(name, options))
+
+
+def _with_flat(composite: Composite) -> Composite:
+    return dataclasses.replace(composite, first=Flat(epsilon=composite.linear.epsilon))
+
+
+_MAKERS: dict[str, tuple[Callable[[str, dict[str, Any]], Composite], str]] = {
+    "epsilon": (_epsilon, "absorb"),
+    "gamma": (_gamma, "absorb"),
+    "epsilon-plus": (_epsilon_plus, "exclude"),
+    "epsilon-plus-flat": (_epsilon_plus_flat, "exclude"),
+    "epsilon-alpha2-beta1": (_epsilon_alpha_beta, "exclude"),
+    "epsilon-alpha2-beta1-flat": (_epsilon_alpha_beta_flat, "exclude"),
+}
+
+NAMES = tuple(_MAKERS)
+"""The composites that `composite` knows by name."""

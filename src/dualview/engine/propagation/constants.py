@@ -1,0 +1,50 @@
+"""Constants as inputs of their own: their relevance is booked instead of handed on.
+
+`x + c`, `cat([x, c])` or a write into a buffer split relevance between what depends on the input
+and what does not. Autograd does that split by itself once the constant takes part in the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualview.engine.propagation.account import Ledger, Place
+
+
+class Constant(torch.autograd.Function):
+    """The constant forward; backward books m · c as absorbed.
+
+    It hangs on an anchor, a leaf without meaning that every pass asks for, so that the engine
+    visits it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, value: Tensor, place: Place, ledger: Ledger) -> Tensor:
+        """Return a copy of the constant that takes part in the graph."""
+        ctx.value, ctx.place, ctx.ledger = value.detach().clone(), place, ledger
+        return ctx.value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
+        """Book the constant's relevance."""
+        ctx.ledger.book(ctx.place, "constant", gradient * ctx.value)
+        return None, None, None, None
+
+
+class LostShadow(torch.autograd.Function):
+    """Zeros forward; backward books what a terminal rule wrote onto a constant (see `shadows`)."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, like: Tensor, place: Place, ledger: Ledger) -> Tensor:
+        """Return zeros shaped like the constant."""
+        ctx.place, ctx.ledger = place, ledger
+        return torch.zeros_like(like)
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[None, None, None, None]:
+        """Book the relevance written there."""
+        ctx.ledger.book(ctx.place, "constant", relevance)
+        return None, None, None, None

@@ -1,0 +1,97 @@
+"""What the numbers must be: their precision, their device, their size; and what is said when they are not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dualview.engine.propagation.composites import composite
+from dualview.engine.propagation.trace import trace
+from dualview.errors import DualViewWarning, NonFiniteError
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype: torch.dtype):
+    with pytest.raises(TypeError, match=r"relevance needs float32 or float64; inputs is (b?)float16: .*\.float\(\)"):
+        trace(nn.Linear(3, 2).to(dtype), torch.ones(1, 3, dtype=dtype), composite("epsilon"))
+    with pytest.raises(TypeError, match=r"operation 'to' in the model .* has b?float16"):
+        trace(Casting(dtype), torch.ones(1, 3), composite("epsilon"))
+
+
+class Casting(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype).float()
+
+
+def test_autocast_does_not_reach_inside():
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 2), torch.randn(2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        passed = trace(model, x, composite("epsilon"))
+    assert torch.equal(passed.logits, model(x).detach())
+
+
+def test_a_model_on_meta_is_refused():
+    with pytest.raises(ValueError, match="weight is on the meta device .*load the weights first"):
+        trace(nn.Linear(3, 2, device="meta"), torch.ones(1, 3), composite("epsilon"))
+
+
+def test_a_change_of_what_backward_needs_is_refused():
+    class Trained(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(x)
+            y += 1
+            return y
+
+    passed = trace(Trained(), torch.ones(1, 3), composite("epsilon"))
+    with pytest.raises(NotImplementedError, match="Write y = y \\+ 1"):
+        passed.propagate(gradient=torch.ones(1, 3))
+
+
+def test_integer_inputs_alone_are_refused():
+    with pytest.raises(TypeError, match="at least one floating-point input"):
+        trace(nn.Embedding(3, 2), torch.tensor([0, 1]), composite("epsilon"))
+
+
+# ── when something is wrong with the numbers ─────────────────────────────────────────────────────
+
+
+def test_overflow_names_the_operation():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    model[0].weight.data.fill_(1e25)
+    model[1].weight.data.fill_(1e-3)
+    passed = trace(model, torch.full((1, 2), 1e-20), composite("epsilon"))
+    with pytest.raises(NonFiniteError, match=r"NaN or infinite at operation 'linear' in module '0' \(Linear\)"):
+        passed.propagate(gradient=torch.full((1, 1), 1e20))
+    passed = trace(nn.Linear(2, 1), torch.full((1, 2), torch.inf), composite("epsilon"))
+    with pytest.raises(NonFiniteError, match="the seed, where the activation is so already"):
+        passed.propagate(gradient=torch.ones(1, 1))
+
+
+def test_a_warning_says_where_much_was_absorbed():
+    model = nn.Sequential(nn.Linear(2, 1))
+    model[0].weight.data.fill_(1.0)
+    model[0].bias.data.fill_(0.2)
+    passed = trace(model, torch.ones(1, 2), composite("epsilon"))
+    with pytest.warns(
+        DualViewWarning, match=r"9\.1% of the relevance .* 0\.2 by bias at operation 'linear' in module '0'"
+    ):
+        passed.propagate(gradient=torch.ones(1, 1))
+    model[0].bias.data.fill_(0.02)
+    found = trace(model, torch.ones(1, 2), composite("epsilon")).propagate(gradient=torch.ones(1, 1))
+    assert found.account.absorbed_share == pytest.approx(0.02 / 2.02, rel=1e-5)
+
+
+def test_cancelling_branches_show():
+    class Cancels(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 10 * x - 9 * x
+
+    found = trace(Cancels(), torch.ones(2, 3), composite("epsilon")).propagate(gradient=torch.ones(2, 3))
+    (branches,) = found.account.branches
+    assert branches.place.operation == "sub"
+    assert branches.ratio == pytest.approx(19)

@@ -1,0 +1,111 @@
+"""What the mode lets pass: weights on their own, questions, comparisons, and operations in any spelling."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from dualview.engine.propagation.composites import composite
+from dualview.engine.propagation.mode import OPERATIONS, name_of
+from dualview.engine.propagation.rules import ZPlus
+from dualview.engine.propagation.trace import trace
+
+
+class Made(nn.Module):
+    def __init__(self, function, *shape: int) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def standardised(model: Made, x: Tensor) -> Tensor:
+    """Operations on weights alone are constants, whatever they are."""
+    weight = (model.weight - model.weight.mean(1, keepdim=True)) / model.weight.std(1, keepdim=True).exp()
+    return F.linear(x, torch.softmax(weight, 1) * weight.detach().sign())
+
+
+def asking(model: Made, x: Tensor) -> Tensor:
+    """Questions and comparisons give no relevance and take none."""
+    assert x.shape == torch.Size([2, 3])
+    assert x.is_contiguous()
+    assert len(x) == x.size(0) == 2
+    assert not torch.isnan(x).any()
+    assert "Tensor" in f"{type(x)}"
+    if (x > 100).all():
+        return x
+    positions = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
+    return (x + 0 * torch.zeros_like(x)) @ model.weight + x.new_zeros(3) + 0 * positions
+
+
+def in_words(model: Made, x: Tensor) -> Tensor:
+    return torch.mul(torch.sub(torch.add(x, x), x), 2.0).div(2).matmul(model.weight)
+
+
+@pytest.mark.parametrize("function", [standardised, asking, in_words])
+def test_relevance_is_gradient_times_input(function):
+    model, x = Made(function, 3, 3).double(), torch.randn(2, 3, generator=torch.Generator().manual_seed(1)).double()
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf).sum(), leaf)
+    found = trace(model, x, composite("epsilon", epsilon=0.0)).propagate(gradient=torch.ones(2, 3).double())
+    torch.testing.assert_close(found.relevance, gradient * x, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore:.*of the relevance was absorbed.*")
+def test_parametrised_weights_are_constants():
+    torch.manual_seed(0)
+    layer = parametrizations.weight_norm(nn.Linear(3, 2)).double()
+    plain = nn.Linear(3, 2).double()
+    plain.weight.data, plain.bias.data = layer.weight.detach().clone(), layer.bias.detach().clone()
+    x = torch.randn(2, 3).double()
+    found = [
+        trace(model, x, composite(ZPlus())).propagate(relevance=torch.ones(2, 2).double()) for model in (layer, plain)
+    ]
+    torch.testing.assert_close(found[0].relevance, found[1].relevance)
+
+
+def test_a_frozen_model_and_a_trained_one_agree():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)), torch.randn(2, 3)
+    found = []
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        found.append(trace(model, x, composite("epsilon-plus")).propagate(gradient=torch.ones(2, 1)).relevance)
+    assert torch.equal(*found)
+
+
+def test_factors_that_both_depend_on_the_input_are_refused_as_weights_too():
+    for function in (
+        F.linear,
+        torch.matmul,
+        lambda a, b: torch.addmm(a, a, b),
+        lambda a, b: F.conv1d(a[None], b[None]),
+    ):
+        with pytest.raises(NotImplementedError, match="depend"):
+            trace(Made(lambda _, x, f=function: f(x, x)), torch.ones(3, 3), composite("epsilon"))
+
+
+def test_a_change_of_shape_in_place_is_refused():
+    with pytest.raises(NotImplementedError, match=r"'squeeze' .*changes a shape in place, \(2, 1, 3\) to \(2, 3\)"):
+        trace(Made(lambda _, x: x[:, None].squeeze_(1)), torch.ones(2, 3), composite("epsilon"))
+
+
+def test_integers_and_masks_pass_untouched():
+    def pick(_: Made, x: Tensor) -> Tensor:
+        index = torch.tensor([2, 0])
+        index += 0
+        return x[:, index] * torch.tensor([True, False])
+
+    found = trace(Made(pick), torch.ones(2, 3), composite("epsilon")).propagate(gradient=torch.ones(2, 2))
+    assert found.relevance.tolist() == [[0, 0, 1]] * 2
+
+
+def test_names_are_those_a_user_knows():
+    assert name_of(torch.Tensor.data.__get__) == "data"
+    assert name_of(F.relu) == "relu"
+    assert {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu_} <= OPERATIONS.keys()
+    assert not OPERATIONS[torch.relu].in_place
+    assert OPERATIONS[Tensor.relu_].in_place
