@@ -190,7 +190,7 @@ def test_the_published_settings_have_their_frozen_places(model, data):
     for wrong in ({"loss": "softmax"}, {"metric": "whitened"}):
         with pytest.raises(ValueError, match="this version knows"):
             dv.DualView(1e-3, **wrong)
-    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+    with pytest.raises(ValueError, match="`batch_size` is 0; expected at least 1"):
         fit(model, data, batch_size=0)
 
 

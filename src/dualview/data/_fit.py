@@ -158,9 +158,7 @@ def _prepared(method: DataMethod, task: Task, samples: Samples, batch_size: int 
     if parameter is not None and parameter.dtype in (torch.float16, torch.bfloat16):
         log.info("the model computes in %s; its rows are upcast to float32", parameter.dtype)
     representation = method.representations(task).train
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; it is {batch_size}")
-    size = batch_size or batch_size_for(inputs)
+    size = batch_size_for(inputs) if batch_size is None else batch_size  # the recorder refuses 0
     recorder = Recorder(task, samples, representation, logits.shape[1], size, spec=spec)
     return task, recorder, Probe(inputs, raw, reduction)
 
