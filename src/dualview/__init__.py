@@ -13,7 +13,9 @@ from dualview.engine.outputs import Output, contrast, log_probability, logit, lo
 from dualview.engine.site import Site
 from dualview.engine.store import Store
 from dualview.engine.task import Task
-from dualview.relations import Relation, relate
+from dualview.features import LRP
+from dualview.features._attribution import FeatureAttribution
+from dualview.relations import Maps, Relation, relate, render
 
 if _typing.TYPE_CHECKING:
     from dualview.plotting import plot
@@ -23,6 +25,9 @@ __all__ = [
     "DataAttribution",
     "DualView",
     "Explainer",
+    "FeatureAttribution",
+    "LRP",
+    "Maps",
     "Output",
     "Ranking",
     "Relation",
@@ -39,6 +44,7 @@ __all__ = [
     "open",
     "plot",
     "relate",
+    "render",
     "write_report",
 ]
 

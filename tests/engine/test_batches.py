@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dualview.engine.batches import (
     TARGET_KEYS,
     as_inputs,
+    batch_size_for,
     call_model,
     logits_of,
     map_tensors,
@@ -203,3 +204,9 @@ def test_what_is_no_row_of_logits_per_sample_is_refused():
         logits_of((torch.tensor(0.5), X), 4)  # a loss first, as some models do when they are given labels
     with pytest.raises(ValueError, match=r"shape \(4, 3, 2\); expected one row of classes per sample"):
         logits_of(torch.zeros(4, 3, 2), 4)
+
+
+def test_a_batch_holds_about_sixteen_mebibytes_and_at_most_256_samples():
+    assert batch_size_for(torch.zeros(4, 10)) == 256
+    assert batch_size_for((torch.zeros(4, 2**18), torch.zeros(4, 2**18))) == 8  # 2 MiB a sample
+    assert batch_size_for(torch.zeros(1, 2**23)) == 1

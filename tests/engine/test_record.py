@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dualview.engine.datasets import as_samples
-from dualview.engine.record import Activation, Recorder, batch_size_for, record_rows
+from dualview.engine.record import Activation, Recorder, record_rows
 from dualview.engine.site import Site
 from dualview.engine.task import Task
 from dualview.errors import NonFiniteError
@@ -312,12 +312,6 @@ def test_the_model_runs_once_per_sample(net):
 
 
 # ── sizes ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_batch_holds_about_sixteen_mebibytes_and_at_most_256_samples():
-    assert batch_size_for(torch.zeros(4, 10)) == 256
-    assert batch_size_for((torch.zeros(4, 2**18), torch.zeros(4, 2**18))) == 8  # 2 MiB a sample
-    assert batch_size_for(torch.zeros(1, 2**23)) == 1
 
 
 def test_the_line_before_and_the_bar_count_the_rows(net, capsys, monkeypatch):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dualview import DataAttribution, Task
-from dualview.data._source import Source
 from dualview.engine.datasets import as_samples
+from dualview.engine.source import Source
 
 SCORES = torch.tensor([[0.5, -0.25, 0.125, -0.0625, 0.75, -2e-5, 0.0, 0.3, -0.4, 0.2], [0.1] * 10])
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])

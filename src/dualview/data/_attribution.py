@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dualview._display import shower
-from dualview.data._method import Kind
-from dualview.data._source import Source
 from dualview.engine.files import load_tensors, save_tensors
+from dualview.engine.outputs import Kind
+from dualview.engine.source import Source
 from dualview.errors import DamagedFile
 
 if TYPE_CHECKING:

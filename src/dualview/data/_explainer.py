@@ -11,20 +11,19 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from dualview._version import __version__
 from dualview.data._attribution import DataAttribution
 from dualview.data._method import DataMethod, Prepared
 from dualview.data._ranking import Ranking
-from dualview.data._source import Source
 from dualview.data._topk import RunningTop
 from dualview.engine import outputs
-from dualview.engine.batches import Inputs, as_inputs, num_rows, take_rows, tensors_in
-from dualview.engine.datasets import Samples, as_samples, check_inputs
+from dualview.engine.batches import Inputs, as_inputs, batch_size_for, num_rows, take_rows, tensors_in
+from dualview.engine.datasets import Samples, as_samples, check_inputs, is_data_set
 from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import columns_of
-from dualview.engine.record import Recorder, batch_size_for, record_rows
+from dualview.engine.record import Recorder, record_rows
+from dualview.engine.source import Source
 from dualview.engine.tables import Rows, Table, join_rows
 from dualview.engine.task import Task, class_logits
 
@@ -276,7 +275,7 @@ class Explainer:
         return as_inputs(split) if set(tensors_in(as_inputs(split))) == set(self.spec) else given
 
     def _test_batches(self, inputs: Any) -> Iterator[tuple[Inputs, Tensor]]:
-        if _is_data_set(inputs):
+        if is_data_set(inputs):
             samples = as_samples(inputs, name="inputs")
             size = self.batch_size or batch_size_for(self.task.split(samples.batch([0]))[0])
             for chunk, batch in samples.batches(range(len(samples)), size):
@@ -296,7 +295,7 @@ class Explainer:
 
     def source_of(self, inputs: Any) -> Source:
         """Return where a result for these inputs comes from."""
-        test = as_samples(inputs, name="inputs") if _is_data_set(inputs) else self._without_labels(inputs)
+        test = as_samples(inputs, name="inputs") if is_data_set(inputs) else self._without_labels(inputs)
         return Source(self.task, test, self.samples, self.thumbnails)
 
     def _blocks(self, num_test: int) -> Iterator[tuple[slice, Rows]]:
@@ -380,10 +379,3 @@ class Explainer:
 
 def _cut(prepared: Prepared, test: slice) -> Prepared:
     return Prepared(*(part[test] for part in prepared))
-
-
-def _is_data_set(inputs: Any) -> bool:
-    if isinstance(inputs, (Dataset, DataLoader, Samples)):
-        return True
-    is_batch = isinstance(inputs, (Tensor, tuple, list, str, Mapping)) or hasattr(inputs, "__array__")
-    return not is_batch and hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")

@@ -15,12 +15,12 @@ from torch import Tensor
 from dualview.data._explainer import TRAIN_BLOCK, Explainer
 from dualview.data._method import DataMethod
 from dualview.data._stored_fit import Probe, check_class_names, load_explainer, record_in_store, save_explainer
-from dualview.engine.batches import take_rows
+from dualview.engine.batches import batch_size_for, take_rows
 from dualview.engine.datasets import Samples, as_samples, check_inputs, spec_of, warn_if_augmented
 from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import columns_of
 from dualview.engine.readout import with_readout
-from dualview.engine.record import Recorder, batch_size_for
+from dualview.engine.record import Recorder
 from dualview.engine.store import Store
 from dualview.engine.tables import Table
 from dualview.engine.task import Task, as_task, class_logits

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
-
-Kind = Literal["share", "effect", "similarity"]
-"""share: an exact part of an output, the shares and a bias add up. effect: the estimated change of
-the measured output by including the sample. similarity: neither."""
 
 
 class Prepared(NamedTuple):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dualview.data._explainer import Explainer
 from dualview.data._method import DataMethod
-from dualview.data._source import sample_input
 from dualview.engine.batches import Inputs
 from dualview.engine.datasets import Samples, check_inputs, input_spec
 from dualview.engine.fingerprint import (
@@ -31,6 +30,7 @@ from dualview.engine.pictures import picture_of, thumbnail
 from dualview.engine.record import Recorder, record_rows
 from dualview.engine.shards import RowSpec
 from dualview.engine.site import Site
+from dualview.engine.source import sample_input
 from dualview.engine.store import Store
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task

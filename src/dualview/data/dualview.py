@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._method import DataMethod, Kind, Prepared
-from dualview.engine.outputs import logit
+from dualview.data._method import DataMethod, Prepared
+from dualview.engine.outputs import Kind, logit
 from dualview.engine.record import Activation, Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task

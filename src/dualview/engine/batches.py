@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+BATCH_BYTES = 16 * 2**20
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
-Inputs = Tensor | tuple | list | Mapping
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[Any, Any]
 
 
 def split_batch(batch: Any) -> tuple[Inputs, Any]:
@@ -113,6 +114,13 @@ def num_rows(inputs: Inputs) -> int:
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the parts of `inputs` hold different numbers of samples: {sizes}")
     return next(iter(sizes.values()))
+
+
+def batch_size_for(inputs: Inputs, max_bytes: int = BATCH_BYTES) -> int:
+    """Choose how many samples make a batch of about so many bytes of inputs (16 MiB): between 1 and 256."""
+    rows = max(1, num_rows(inputs))
+    per_sample = sum(tensor.nbytes for tensor in tensors_in(inputs).values()) / rows
+    return max(1, min(256, int(max_bytes // max(1, per_sample))))
 
 
 def take_rows(inputs: Inputs, start: int, stop: int) -> Inputs:

@@ -24,7 +24,16 @@ from torch.utils.data import (
     default_collate,
 )
 
-from dualview.engine.batches import as_inputs, named_fields, tensors_in
+from dualview.engine.batches import (
+    BATCH_BYTES,
+    Inputs,
+    as_inputs,
+    batch_size_for,
+    named_fields,
+    num_rows,
+    take_rows,
+    tensors_in,
+)
 from dualview.errors import AugmentationWarning
 
 log = logging.getLogger("dualview")
@@ -136,6 +145,44 @@ def as_samples(data: Any, *, name: str = "train", transform: Callable[[Any], Any
     if transform is not None:
         data = _with_transform(data, transform)
     return Samples(data, collate, workers)
+
+
+def is_data_set(inputs: Any) -> bool:
+    """Tell a data set or DataLoader from one batch of inputs."""
+    if isinstance(inputs, (Dataset, DataLoader, Samples)):
+        return True
+    is_batch = isinstance(inputs, (Tensor, tuple, list, str, Mapping)) or hasattr(inputs, "__array__")
+    return not is_batch and hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
+
+
+def input_batches(
+    inputs: Any, split: Callable[[Any], tuple[Any, Any]], batch_size: int | None = None, max_bytes: int = BATCH_BYTES
+) -> tuple[int, Iterator[Inputs]]:
+    """Return how many samples there are, and their inputs batch by batch, in their own order.
+
+    Args:
+        inputs: a batch as the model takes it, or a data set or DataLoader.
+        split: batch of a data set → (inputs, targets).
+        batch_size: samples a batch; None takes as many as make about `max_bytes` of inputs.
+        max_bytes: see there.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}; expected at least 1")
+    if is_data_set(inputs):
+        samples = as_samples(inputs, name="inputs")
+        size = batch_size or batch_size_for(split(samples.batch([0]))[0], max_bytes)
+        return len(samples), (split(batch)[0] for _, batch in samples.batches(range(len(samples)), size))
+    given = as_inputs(inputs)
+    if not tensors_in(given):
+        raise TypeError(
+            f"`inputs` hold no tensor; expected a batch of inputs as the model takes it, a data set or a DataLoader; "
+            f"got {type(inputs).__name__}"
+        )
+    total = num_rows(given)
+    if total == 0:
+        raise ValueError("`inputs` hold no samples")
+    size = batch_size or batch_size_for(given, max_bytes)
+    return total, (take_rows(given, start, start + size) for start in range(0, total, size))
 
 
 def collate_samples(samples: list) -> Any:

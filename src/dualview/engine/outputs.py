@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Kind = Literal["share", "effect", "similarity"]
+"""Of which kind a score is. share: an exact part of an output, the shares and a bias add up. effect: the
+estimated change of the measured output by including the player. similarity: neither."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dualview.engine.batches import Inputs, num_rows, tensors_in
+from dualview.engine.batches import Inputs, num_rows
 from dualview.engine.datasets import Samples, input_spec, merge_specs
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import columns_of
@@ -21,8 +21,6 @@ from dualview.engine.site import Site, watch
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task, class_logits
 from dualview.errors import NonFiniteError
-
-BATCH_BYTES = 16 * 2**20
 
 
 class Representation(ABC):
@@ -78,13 +76,6 @@ class Sides(NamedTuple):
 
     train: Representation
     test: Representation
-
-
-def batch_size_for(inputs: Inputs) -> int:
-    """Choose how many samples make a batch of about 16 MiB of inputs: between 1 and 256."""
-    rows = max(1, num_rows(inputs))
-    per_sample = sum(tensor.nbytes for tensor in tensors_in(inputs).values()) / rows
-    return max(1, min(256, int(BATCH_BYTES // max(1, per_sample))))
 
 
 def record_rows(

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import Samples, as_samples
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import columns_of
-from dualview.engine.record import batch_size_for
 from dualview.engine.task import Task, class_logits
 
 Train = Callable[[Tensor, int], nn.Module]

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dualview.data._attribution import DataAttribution, Ranked
-from dualview.data._source import Source
 from dualview.engine.pictures import Picture
+from dualview.engine.source import Source
 from dualview.plotting.words import class_caption, class_word
 
 NO_SOURCE = Picture(None, "no picture: a loaded result has no source")

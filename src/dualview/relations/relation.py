@@ -20,9 +20,10 @@ from torch import Tensor
 
 from dualview.data._explainer import TRAIN_BLOCK, Explainer
 from dualview.data._method import Prepared
-from dualview.data._source import Source
+from dualview.data._topk import RunningTop
 from dualview.data.dualview import DualState, DualView
 from dualview.engine.isolation import without_autocast
+from dualview.engine.source import Source
 from dualview.engine.tables import Rows
 
 Side = Literal["test", "train"]
@@ -105,10 +106,48 @@ class Relation:
         """
         self._check_position("test", test, len(self))
         self._check_position("train", train, len(self.explainer.table))
-        row = self.explainer.table.rows(torch.tensor([train]))
-        one = Prepared(*(part[test : test + 1] for part in self.test))
-        weight = self.explainer.method.bias_shares(self._state, one, row)[0, 0]
-        return weight * row.values[0].to(one.values.dtype) * one.values[0]
+        gradients, features = self.factors(torch.tensor([test]), torch.tensor([train]))
+        return gradients[0] * features[0]
+
+    @without_autocast
+    def factors(
+        self, test: Int[Tensor, " pair"], train: Int[Tensor, " pair"], *, side: Side = "test"
+    ) -> tuple[Float[Tensor, "pair unit"], Float[Tensor, "pair unit"]]:
+        """Return each pair's unit shares as two factors: what speaks to a side's features, and these features.
+
+        Args:
+            test: rows of the explained inputs.
+            train: positions in the training set, one for each row.
+            side: whose features stand apart.
+
+        Returns:
+            relevance per activation on that side, alpha_i f_k of the other sample; and f_k of that side.
+        """
+        _check_side(side)
+        rows = self.explainer.table.rows(train)
+        tests = Prepared(*(part[test] for part in self.test))
+        weights = self.explainer.method.bias_shares(self._state, tests, rows).diagonal()[:, None]
+        on_test, on_train = tests.values, rows.values.to(tests.values.dtype)
+        return (weights * on_train, on_test) if side == "test" else (weights * on_test, on_train)
+
+    @without_autocast
+    def strongest(self, test: Int[Tensor, " row"], k: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+        """Return the pairs of these test rows with their k strongest proponents, then opponents, as two indices.
+
+        Rows with fewer scores of a sign have fewer pairs.
+        """
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1; it is {k}")
+        tests = Prepared(*(part[test] for part in self.test))
+        kept = RunningTop(len(test), k, self.test.values.dtype)
+        for train in self._train_blocks():
+            scores = self.explainer.method.score(self._state, tests, train)
+            kept.add(slice(0, len(test)), scores, scores, train.index)
+        _, index, _ = kept.result()  # positive scores, then negative ones
+        if getattr(self.explainer.task.single_output, "lower_is_better", False):
+            index = index.roll(k, dims=1)
+        row, entry = (index >= 0).nonzero(as_tuple=True)
+        return test[row], index[row, entry]
 
     def _train_blocks(self) -> Iterator[Rows]:
         return self.explainer.table.blocks(TRAIN_BLOCK, self._state.support)

@@ -12,8 +12,8 @@ from torch.utils.data import Subset
 from dualview.data._attribution import DataAttribution
 from dualview.data._explainer import Explainer
 from dualview.data._ranking import Ranking
-from dualview.data._source import Source
 from dualview.engine.datasets import Samples
+from dualview.engine.source import Source
 from dualview.engine.tables import Table
 from dualview.engine.task import class_logits
 from dualview.plotting.explained import Explained, Neighbour, explained, value_limits

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -95,6 +96,14 @@ class Account:
     residual: float
     tolerance: float
 
+    def __repr__(self) -> str:
+        """Say the balance and who took most; the fields hold every number."""
+        largest = "".join(f"; {entry.total:.4g} by {entry.kind} at {entry.place}" for entry in self.largest())
+        return (
+            f"Account(seed {float(self.seed.sum()):.6g} = inputs {float(self.inputs.sum()):.6g} + absorbed "
+            f"{sum(entry.total for entry in self.absorbed):.6g}, {self.absorbed_share:.2%} of the seed{largest})"
+        )
+
     @property
     def absorbed_share(self) -> float:
         """Σ|absorbed| / |seed|, both summed over samples; 0 where nothing was absorbed."""
@@ -102,6 +111,18 @@ class Account:
         if not absorbed:
             return 0.0
         return absorbed / seed if seed else float("inf")
+
+    def of_samples(self, index: Tensor) -> Account:
+        """Return the account of some samples; what is not known sample by sample becomes NaN."""
+        absorbed = tuple(
+            Absorbed(
+                entry.place,
+                entry.kind,
+                entry.amount[index] if entry.amount.ndim else torch.full_like(self.seed[index], torch.nan),
+            )
+            for entry in self.absorbed
+        )
+        return replace(self, seed=self.seed[index], inputs=self.inputs[index], absorbed=absorbed)
 
     def largest(self, count: int = 3) -> tuple[Absorbed, ...]:
         """Return the entries that took most."""
@@ -178,6 +199,37 @@ class Ledger:
             Branches(place, float(apart / together) if together > 0 else float("inf") if apart > 0 else 1.0)
             for place, apart, together in self._branches
         )
+
+
+def joined_account(accounts: Sequence[Account]) -> Account:
+    """Return one account of passes over several batches, with amounts sample by sample, on the CPU."""
+    places: dict[tuple[Place, Kind], None] = {(e.place, e.kind): None for account in accounts for e in account.absorbed}
+    additions = dict.fromkeys(branch.place for account in accounts for branch in account.branches)
+    return Account(
+        torch.cat([account.seed.reshape(-1).cpu() for account in accounts]),
+        torch.cat([account.inputs.reshape(-1).cpu() for account in accounts]),
+        tuple(Absorbed(*key, _joined([_amount(account, *key) for account in accounts])) for key in places),
+        tuple(
+            Branches(place, max(b.ratio for account in accounts for b in account.branches if b.place == place))
+            for place in additions
+        ),
+        sum(account.residual for account in accounts),
+        sum(account.tolerance for account in accounts),
+    )
+
+
+def _amount(account: Account, place: Place, kind: Kind) -> Tensor:
+    """Return what one place took in one way; per sample, unless one of its entries is not."""
+    entries = [e.amount.cpu() for e in account.absorbed if e.place == place and e.kind == kind]
+    if any(amount.ndim == 0 for amount in entries):
+        return torch.stack([amount.sum() for amount in entries]).sum()
+    return torch.stack(entries).sum(0) if entries else torch.zeros_like(account.seed.cpu())
+
+
+def _joined(amounts: list[Tensor]) -> Tensor:
+    if all(amount.ndim for amount in amounts):
+        return torch.cat(amounts)
+    return torch.stack([amount.sum() for amount in amounts]).sum()
 
 
 def warn_where_much_was_absorbed(account: Account) -> None:

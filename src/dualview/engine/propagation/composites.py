@@ -11,7 +11,7 @@ from typing import Any
 from dualview.engine.propagation.account import Place
 from dualview.engine.propagation.linear_ops import OpKind
 from dualview.engine.propagation.rules import AlphaBeta, Epsilon, Gamma, Proportional, ZPlus
-from dualview.engine.propagation.terminal import Flat, Terminal
+from dualview.engine.propagation.terminal import Flat, Terminal, WSquare
 
 Rule = Proportional | Terminal
 
@@ -65,7 +65,7 @@ class Composite:
 
 
 def composite(
-    rule: str | Rule | Composite | Mapping[str | Callable, Rule],
+    rule: str | Rule | Composite | Mapping[str | Callable, str | Rule],
     *,
     bias: str | None = None,
     epsilon: float | int | None = None,
@@ -73,9 +73,10 @@ def composite(
     """Return a composite by name, from one rule for all, or from a map of names or operations to rules.
 
     Args:
-        rule: one of `NAMES`; a rule; or a map, which stands on top of plain epsilon.
-        bias: "absorb", "exclude" or "share"; by default "absorb" for "epsilon" and "gamma", and
-            "exclude" for the composites. Rules given as objects keep their own.
+        rule: one of `NAMES`; a rule; or a map of rules, or names of them (`RULES`), which stands on top
+            of plain epsilon.
+        bias: "absorb", "exclude" or "share"; by default "absorb" for "epsilon", "gamma" and maps, and
+            "exclude" for the others. Rules given as objects keep their own.
         epsilon: replaces the default of 1e-8.
 
     Raises:
@@ -89,15 +90,28 @@ def composite(
         return maker(rule, {"bias": default_bias, **options})
     if isinstance(rule, Mapping):
         plain = Epsilon(**options)
-        return Composite("custom", plain, plain, plain, named=dict(rule))
+        named = {key: _named(one, options) if isinstance(one, str) else one for key, one in rule.items()}
+        return Composite("custom", plain, plain, plain, named=named)
     if options:
         raise ValueError(f"`{next(iter(options))}` is given for {rule!r}, which holds its own: set it there")
     if isinstance(rule, Composite):
         return rule
-    normalising = Epsilon(bias=rule.bias, epsilon=rule.epsilon)
     if isinstance(rule, Terminal):
         raise ValueError(f"{rule!r} writes to the input only: give it to the first layer, in a map of names to rules")
-    return Composite(type(rule).__name__, rule, rule, normalising)
+    return _single(type(rule).__name__, rule)
+
+
+def _named(name: str, options: dict[str, Any]) -> Rule:
+    if name not in RULES:
+        raise ValueError(f"rule {name!r} is not known; known are {', '.join(map(repr, RULES))}, and ZBox(low=, high=)")
+    if "bias" in options and issubclass(RULES[name], Terminal):
+        options = {key: value for key, value in options.items() if key != "bias"}  # as in the composites
+    return RULES[name](**options)
+
+
+def _single(name: str, rule: Proportional) -> Composite:
+    """Put one rule everywhere, but plain epsilon behind batch norm, whose one input has no parts to weigh."""
+    return Composite(name, rule, rule, Epsilon(bias=rule.bias, epsilon=rule.epsilon))
 
 
 def _epsilon(name: str, options: dict[str, Any]) -> Composite:
@@ -106,8 +120,15 @@ def _epsilon(name: str, options: dict[str, Any]) -> Composite:
 
 
 def _gamma(name: str, options: dict[str, Any]) -> Composite:
-    rule = Gamma(**options)
-    return Composite(name, rule, rule, Epsilon(**options))
+    return _single(name, Gamma(**options))
+
+
+def _z_plus(name: str, options: dict[str, Any]) -> Composite:
+    return _single(name, ZPlus(**options))
+
+
+def _alpha_beta(name: str, options: dict[str, Any]) -> Composite:
+    return _single(name, AlphaBeta(alpha=2, beta=1, **options))
 
 
 def _epsilon_plus(name: str, options: dict[str, Any]) -> Composite:
@@ -132,9 +153,21 @@ def _with_flat(composite: Composite) -> Composite:
     return dataclasses.replace(composite, first=Flat(epsilon=composite.linear.epsilon))
 
 
+RULES: dict[str, type[Proportional] | type[Terminal]] = {
+    "epsilon": Epsilon,
+    "gamma": Gamma,
+    "z-plus": ZPlus,
+    "alpha2-beta1": AlphaBeta,
+    "flat": Flat,
+    "w-square": WSquare,
+}
+"""The rules that a map may name; `ZBox` needs its bounds, so it is given as an object."""
+
 _MAKERS: dict[str, tuple[Callable[[str, dict[str, Any]], Composite], str]] = {
     "epsilon": (_epsilon, "absorb"),
     "gamma": (_gamma, "absorb"),
+    "z-plus": (_z_plus, "exclude"),
+    "alpha2-beta1": (_alpha_beta, "exclude"),
     "epsilon-plus": (_epsilon_plus, "exclude"),
     "epsilon-plus-flat": (_epsilon_plus_flat, "exclude"),
     "epsilon-alpha2-beta1": (_epsilon_alpha_beta, "exclude"),
