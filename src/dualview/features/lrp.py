@@ -81,6 +81,14 @@ class LRP(FeatureMethod):
         rule = frozenset(self.rule.items()) if isinstance(self.rule, Mapping) else self.rule
         return hash((rule, self.bias, self.epsilon))
 
+    def __repr__(self) -> str:
+        options = "".join(
+            f", {name}={value!r}"
+            for name, value in (("bias", self.bias), ("epsilon", self.epsilon))
+            if value is not None
+        )
+        return f"LRP({self.rule!r}{options})"
+
     def composite(self) -> Composite:
         """Return which rule stands where."""
         return composite(self.rule, bias=self.bias, epsilon=self.epsilon)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dualview.data._attribution import DataAttribution, Ranked
-from dualview.engine.pictures import Picture
+from dualview.engine.batches import tensors_in
+from dualview.engine.pictures import Picture, picture_of
 from dualview.engine.source import Source
 from dualview.plotting.words import class_caption, class_word
 
@@ -82,7 +84,10 @@ def explained(
 
     def side(ranked: Ranked) -> list[Neighbour]:
         return [
-            _neighbour(attribution, source, position, score, target, class_names, names)
+            neighbour(
+                position, score, int(attribution.train_targets[position]), target,
+                NO_SOURCE if source is None else source.train_picture(position), class_names, names,
+            )  # fmt: skip
             for position, score in zip(ranked.train_index[0].tolist(), ranked.scores[0].tolist(), strict=True)
             if position >= 0
         ]
@@ -98,16 +103,16 @@ def explained(
     )
 
 
-def _neighbour(
-    attribution: DataAttribution,
-    source: Source | None,
+def neighbour(
     position: int,
     score: float,
+    label: int,
     target: int,
+    picture: Picture,
     class_names: Sequence[str] | None,
     names: Sequence[str] | None,
 ) -> Neighbour:
-    label = int(attribution.train_targets[position])
+    """Put a training sample into words: its label, and whether it is the explained class `target`."""
     return Neighbour(
         position,
         score,
@@ -116,8 +121,27 @@ def _neighbour(
         class_caption(label, class_names),
         None if names is None else " ".join(str(names[position]).split()),
         label != target,
-        NO_SOURCE if source is None else source.train_picture(position),
+        picture,
     )
+
+
+def source_shown(source: Source, display: Callable[[Any], Any] | None, name: str | None = None) -> Source:
+    """Return the source with samples shown by `display`, else by the task's, else by their one relevant input.
+
+    Args:
+        source: the samples.
+        display: one sample's input → image or text.
+        name: which input, where the model takes several floating-point inputs.
+    """
+    display = display or source.task.display or partial(_floating_part, name=name)
+    return dataclasses.replace(source, task=dataclasses.replace(source.task, display=display))
+
+
+def _floating_part(sample: Any, name: str | None) -> Picture:
+    parts = {place: part for place, part in tensors_in(sample).items() if part.is_floating_point()}
+    if name is None and len(parts) == 1:
+        return picture_of(next(iter(parts.values())))
+    return picture_of(parts.get(name, sample) if name is not None else sample)
 
 
 def value_limits(pictures: Sequence[Picture]) -> tuple[float, float]:

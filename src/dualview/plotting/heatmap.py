@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from dualview.engine.pictures import MAX_VALUES, Picture
+from dualview.plotting.words import signed
 
 FOR_TONE, AGAINST_TONE = np.array([0x0B, 0x5F, 0xA5]), np.array([0xB4, 0x46, 0x0F])  # as the scores: `style`
 PAPER_TONE = np.array([255, 255, 255])
@@ -56,19 +58,12 @@ def part_of(features: Tensor | Mapping[str, Tensor], name: str | None = None) ->
 def limit(maps: Sequence[np.ndarray]) -> float:
     """Return the end of the scale from −limit to +limit that several maps share; above zero.
 
-    99 % of the values that are not zero lie within it; a scale that some exceed has pointed ends
-    (`exceeds`). Rows of numbers, whose bars cannot be longer than their axis, lie within it altogether.
+    Of pixels that are not zero 99 % lie within it; where others exceed it, the scale has pointed ends.
+    Rows of numbers lie within it altogether, since bars end at their axis.
     """
-    sizes = [np.abs(values).ravel() for values in maps]
-    pixels = np.concatenate([np.zeros(0), *(size for size, values in zip(sizes, maps, strict=True) if values.ndim > 1)])
-    rows = np.concatenate([np.zeros(0), *(size for size, values in zip(sizes, maps, strict=True) if values.ndim == 1)])
-    end = max(np.quantile(pixels[pixels > 0], WITHIN, method="higher") if pixels.any() else 0.0, rows.max(initial=0.0))
-    return float(end) or 1.0
-
-
-def exceeds(maps: Sequence[np.ndarray], limit: float) -> bool:
-    """Say whether a value lies beyond the ends of the scale."""
-    return any(bool((np.abs(values) > limit).any()) for values in maps)
+    sizes = np.concatenate([np.zeros(0), *(np.abs(values).ravel() for values in maps)])
+    within = WITHIN if any(values.ndim > 1 for values in maps) else 1.0
+    return float(np.quantile(sizes[sizes > 0], within, method="higher")) if sizes.any() else 1.0
 
 
 def coloured(values: np.ndarray, limit: float, picture: Picture | None = None) -> np.ndarray:
@@ -88,9 +83,57 @@ def coloured(values: np.ndarray, limit: float, picture: Picture | None = None) -
     return (paper + np.abs(strength) * (tone - paper)).round().astype(np.uint8)
 
 
-def bar_image(steps: int = 255) -> np.ndarray:
-    """Return the scale itself, "1 steps 3" uint8, from −limit to +limit."""
-    return coloured(np.linspace(-1.0, 1.0, steps)[None], 1.0)
+class Scale(NamedTuple):
+    """What colours, or lengths of bars, mean in several maps.
+
+    Attributes:
+        limit: both ends, −limit and +limit.
+        pointed: whether values lie beyond them.
+        flipped: whether less is better (a loss), so that negative values are blue.
+        bars: whether the maps are rows of numbers.
+    """
+
+    limit: float
+    pointed: bool
+    flipped: bool
+    bars: bool
+
+    @classmethod
+    def of(cls, maps: Sequence[np.ndarray | None], *, lower_is_better: bool = False) -> Scale:
+        """Return the scale that these maps share."""
+        drawn = [values for values in maps if values is not None]
+        end = limit(drawn)
+        beyond = any(bool((np.abs(values) > end).any()) for values in drawn)
+        return cls(end, beyond, lower_is_better, any(values.ndim == 1 for values in drawn))
+
+    def paint(self, values: np.ndarray, picture: Picture | None = None) -> np.ndarray:
+        """Colour a map on this scale, as `coloured` does."""
+        return coloured(-values if self.flipped else values, self.limit, picture)
+
+    def strip(self, steps: int = 255) -> np.ndarray:
+        """Return the scale itself as a picture, "1 steps 3" uint8, from −limit to +limit."""
+        values = np.linspace(-self.limit, self.limit, steps)[None]
+        return self.paint(np.sign(values) * self.limit if self.bars else values)
+
+
+class Heated(NamedTuple):
+    """A sample's relevance, ready to be drawn.
+
+    Attributes:
+        picture: what is seen of the sample.
+        values: H×W, a row of numbers, or None.
+        words: what is said in their place.
+    """
+
+    picture: Picture
+    values: np.ndarray | None
+    words: str
+
+    @classmethod
+    def of(cls, relevance: Tensor, picture: Picture) -> Heated:
+        """Gather what there is to show of one sample's relevance."""
+        shape = "×".join(map(str, relevance.shape)) or "one number"
+        return cls(picture, heat(relevance), f"{shape}, which has no picture; it sums to {signed(float(relevance.sum()))}")
 
 
 def _faint(picture: Picture, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from dualview.engine.pictures import Picture
 from dualview.plotting.explained import Explained, Neighbour, value_limits
@@ -32,6 +31,8 @@ MARGIN, GUTTER = 0.3, 0.45
 TEST_SIDE, TILE_SIDE, WORDS_SIDE, TILE_GAP = 1.9, 1.05, 1.5, 0.22
 ROOM_BELOW = 0.08  # between a tile and its bar, a bar and its words
 BAR = 0.05
+BETWEEN = 0.35  # two blocks
+NOTES_ABOVE = 0.1
 MIN_COLUMNS, MAX_COLUMNS = 4, 6
 MARK = "Dashed frame: the training label is not the explained class."
 STRETCHED = "Contrast stretched: values lie outside [0, 1]; give display= to undo a normalisation."
@@ -62,7 +63,7 @@ class Block(NamedTuple):
         return [self.shown.picture, *(neighbour.picture for neighbour in self.neighbours)]
 
 
-class _Heading(NamedTuple):
+class Heading(NamedTuple):
     """Title and subtitle, broken into lines."""
 
     title: list[str]
@@ -89,8 +90,7 @@ class _Group(NamedTuple):
 
     def row_height(self, captions: list[list[str]]) -> float:
         """Return the height of one row of tiles, with the bars and words below them."""
-        lines = 1 + max(len(caption) for caption in captions)
-        return self.side + ROOM_BELOW + BAR + ROOM_BELOW + lines * line_height(TEXT) + 0.14
+        return self.side + ROOM_BELOW + captions_height(captions) + 0.14
 
 
 def draw_blocks(blocks: list[Block]) -> Figure:
@@ -100,28 +100,42 @@ def draw_blocks(blocks: list[Block]) -> Figure:
     side = TILE_SIDE if any(_is_drawn(picture) for block in blocks for picture in block.pictures) else WORDS_SIDE
     right = columns * (side + TILE_GAP) - TILE_GAP
     width = MARGIN + TEST_SIDE + GUTTER + right + MARGIN
-    placed = [(block, _heading(block, width), _groups(block, right, columns, side)) for block in blocks]
-    notes = [line for note in _notes(blocks) for line in wrap(note, width - 2 * MARGIN, SMALL, 3)]
+    placed = [(block, heading_of(block.title, block.subtitle, width), _groups(block, right, columns, side)) for block in blocks]
+    notes = note_lines(_notes(blocks), width)
     heights = [_block_height(heading, groups) for _, heading, groups in placed]
-    foot = (len(notes) * line_height(SMALL) + 0.1) if notes else 0.0
-    between = 0.35
-    sheet = Sheet(width, 2 * MARGIN + sum(heights) + between * (len(blocks) - 1) + foot)
+    sheet = Sheet(width, 2 * MARGIN + sum(heights) + BETWEEN * (len(blocks) - 1) + notes_height(notes))
     y = MARGIN
     for parts, height in zip(placed, heights, strict=True):
         if parts is not placed[0]:
-            _rule(sheet, y - between / 2)
+            rule(sheet, y - BETWEEN / 2)
         _draw_block(sheet, y, *parts)
-        y += height + between
-    y += 0.1 - between
-    for line in notes:
-        sheet.text(MARGIN, y, line, size=SMALL, color=QUIET)
-        y += line_height(SMALL)
+        y += height + BETWEEN
+    draw_notes(sheet, notes)
     return sheet.figure
 
 
-def _heading(block: Block, width: float) -> _Heading:
+def heading_of(title: str, subtitle: str, width: float) -> Heading:
+    """Break title and subtitle into lines for a figure of this width."""
     room = width - 2 * MARGIN
-    return _Heading(wrap(block.title, room, TITLE, 2, "bold"), wrap(block.subtitle, room, TEXT, 3))
+    return Heading(wrap(title, room, TITLE, 2, "bold"), wrap(subtitle, room, TEXT, 3))
+
+
+def note_lines(notes: list[str], width: float) -> list[str]:
+    """Break the notes at the foot of a figure of this width into lines."""
+    return [line for note in notes for line in wrap(note, width - 2 * MARGIN, SMALL, 3)]
+
+
+def notes_height(lines: list[str]) -> float:
+    """Return the height of the notes with the space above them."""
+    return len(lines) * line_height(SMALL) + NOTES_ABOVE if lines else 0.0
+
+
+def draw_notes(sheet: Sheet, lines: list[str]) -> None:
+    """Write the notes at the foot of the sheet."""
+    y = sheet.height - MARGIN - notes_height(lines) + NOTES_ABOVE
+    for line in lines:
+        sheet.text(MARGIN, y, line, size=SMALL, color=QUIET)
+        y += line_height(SMALL)
 
 
 def _groups(block: Block, width: float, columns: int, side: float) -> list[_Group]:
@@ -132,12 +146,13 @@ def _groups(block: Block, width: float, columns: int, side: float) -> list[_Grou
     ):
         text = f"{word}: {does}" if members else f"No {word.lower()}: no score of that sign"
         rows = [members[at : at + columns] for at in range(0, len(members), columns)]
-        captions = [[_caption(member, side) for member in row] for row in rows]
+        captions = [[caption_of(member, side) for member in row] for row in rows]
         found.append(_Group(wrap(text, width, TEXT, 2, "bold"), colour, side, rows, captions))
     return found
 
 
-def _caption(neighbour: Neighbour, side: float) -> list[str]:
+def caption_of(neighbour: Neighbour, side: float) -> list[str]:
+    """Return the lines below a tile of this side: label, position and name; the score is not among them."""
     lines = wrap(neighbour.caption, side, TEXT, 2)
     lines.append(f"train {neighbour.train_index}")
     if neighbour.name is not None:
@@ -145,13 +160,13 @@ def _caption(neighbour: Neighbour, side: float) -> list[str]:
     return lines
 
 
-def _block_height(heading: _Heading, groups: list[_Group]) -> float:
+def _block_height(heading: Heading, groups: list[_Group]) -> float:
     left = line_height(TEXT) + 0.05 + TEST_SIDE
     return heading.height + max(left, sum(group.height for group in groups))
 
 
-def _draw_block(sheet: Sheet, y: float, block: Block, heading: _Heading, groups: list[_Group]) -> None:
-    _draw_heading(sheet, y, heading)
+def _draw_block(sheet: Sheet, y: float, block: Block, heading: Heading, groups: list[_Group]) -> None:
+    draw_heading(sheet, y, heading)
     y += heading.height
     limits = value_limits(block.pictures)
     sheet.text(MARGIN, y, f"Test {block.shown.test_index}", weight="bold")
@@ -162,7 +177,8 @@ def _draw_block(sheet: Sheet, y: float, block: Block, heading: _Heading, groups:
         y += group.height
 
 
-def _draw_heading(sheet: Sheet, y: float, heading: _Heading) -> None:
+def draw_heading(sheet: Sheet, y: float, heading: Heading) -> None:
+    """Write title and subtitle below each other."""
     for line in heading.title:
         sheet.text(MARGIN, y, line, size=TITLE, weight="bold")
         y += line_height(TITLE)
@@ -187,18 +203,29 @@ def _draw_group(
                 sheet, neighbour.picture, x, y, group.side,
                 limits=limits, beside=block.shown.picture.values, dashed=neighbour.differs,
             )  # fmt: skip
-            _draw_caption(sheet, x, y + group.side + ROOM_BELOW, neighbour, caption, group, largest)
+            share = abs(neighbour.score) / largest
+            draw_caption(
+                sheet, x, y + group.side + ROOM_BELOW, neighbour, caption,
+                side=group.side, colour=group.colour, share=share,
+            )  # fmt: skip
         y += group.row_height(captions)
 
 
-def _draw_caption(
-    sheet: Sheet, x: float, y: float, neighbour: Neighbour, caption: list[str], group: _Group, largest: float
-) -> None:
-    length = group.side * abs(neighbour.score) / largest
-    for bar, tone in ((group.side, TRACK), (length, group.colour)):
-        _box(sheet, x, y, bar, BAR, tone)
+def captions_height(captions: list[list[str]]) -> float:
+    """Return the height of the bars and words below a row of tiles."""
+    lines = 1 + max(len(caption) for caption in captions)
+    return BAR + ROOM_BELOW + lines * line_height(TEXT)
+
+
+def draw_caption(
+    sheet: Sheet, x: float, y: float, neighbour: Neighbour, caption: list[str], *, side: float, colour: str,
+    share: float,
+) -> None:  # fmt: skip
+    """Draw what stands below a tile: a bar, the share of the tile's side that is the score's, and the words."""
+    for bar, tone in ((side, TRACK), (side * share, colour)):
+        sheet.box(x, y, bar, BAR, tone)
     y += BAR + ROOM_BELOW
-    sheet.text(x, y, signed(neighbour.score), color=group.colour, weight="bold")
+    sheet.text(x, y, signed(neighbour.score), color=colour, weight="bold")
     for number, line in enumerate(caption, start=1):
         is_name = neighbour.name is not None and number == len(caption)
         tone = INK if number <= len(caption) - (2 if neighbour.name is not None else 1) else QUIET
@@ -223,11 +250,6 @@ def _is_drawn(picture: Picture) -> bool:
     return picture.image is not None or picture.values is not None
 
 
-def _rule(sheet: Sheet, y: float) -> None:
-    _box(sheet, MARGIN, y, sheet.width - 2 * MARGIN, 0.012, LINE)
-
-
-def _box(sheet: Sheet, x: float, y: float, width: float, height: float, colour: str) -> None:
-    corner = (x / sheet.width, 1 - (y + height) / sheet.height)
-    size = (width / sheet.width, height / sheet.height)
-    sheet.figure.add_artist(Rectangle(corner, *size, transform=sheet.figure.transFigure, facecolor=colour, linewidth=0))
+def rule(sheet: Sheet, y: float) -> None:
+    """Draw a line across the sheet, between two blocks."""
+    sheet.box(MARGIN, y, sheet.width - 2 * MARGIN, 0.012, LINE)

@@ -6,17 +6,21 @@ import textwrap
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 
 from dualview.engine.pictures import Picture
 from dualview.plotting.explained import value_limits
-from dualview.plotting.style import INK, LINE, QUIET, SMALL, Sheet, line_height, wrap
+from dualview.plotting.heatmap import Heated, Scale
+from dualview.plotting.style import AGAINST, FOR, INK, LINE, QUIET, SMALL, Sheet, line_height, wrap
+from dualview.plotting.words import signed
 
 NEAREST_BELOW = 100  # shorter sides are drawn with their pixels visible
 FRAME_GAP = 0.045  # inches between a picture and the dashed frame around it
 CHECKS = 8
 CHECK_TONES = (226, 250)
-BARS, TEST_BARS = "#4a4a4a", "#a8a8a8"
+BARS, TEST_BARS, VALUES_BEHIND = "#4a4a4a", "#a8a8a8", "#dedede"
+SCALE = 0.12
+SCALE_HEIGHT = SCALE + 0.03 + 2 * line_height(SMALL)
 
 
 def draw_sample(
@@ -50,12 +54,52 @@ def draw_sample(
     else:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         _words(sheet, picture.text or "nothing to show", x, y, side)
+    _close(axes)
+    if dashed:
+        _frame(axes, INK, 1.2, FRAME_GAP / side)
+
+
+def draw_map(sheet: Sheet, heated: Heated, x: float, y: float, side: float, scale: Scale) -> None:
+    """Draw a sample's relevance in a square of `side` inches: colours over its picture, bars, or words."""
+    axes = sheet.axes(x, y, side, side)
+    if heated.values is None:
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        _words(sheet, heated.words, x, y, side)
+    elif heated.values.ndim == 1:
+        _relevance_bars(axes, heated.values, heated.picture.values, scale)
+    else:
+        _image(axes, scale.paint(heated.values, heated.picture))
+    _close(axes)
+
+
+def draw_scale(sheet: Sheet, x: float, y: float, width: float, scale: Scale) -> None:
+    """Draw a scale with its ends, in numbers and in words, `SCALE_HEIGHT` inches high."""
+    point = SCALE / 2 if scale.pointed else 0.0
+    strip = scale.strip()
+    axes = sheet.axes(x, y, width, SCALE)
+    axes.imshow(strip, extent=(point, width - point, 0, SCALE), interpolation="nearest", aspect="auto")
+    for tip, base, tone in ((0.0, point, strip[0, 0]), (width, width - point, strip[0, -1])):
+        corners = [(tip, SCALE / 2), (base, 0.0), (base, SCALE)]
+        axes.add_patch(Polygon(corners, facecolor=tone / 255, linewidth=0))
+    axes.set(xlim=(0, width), ylim=(0, SCALE))
+    axes.set_axis_off()
+    tones = ("blue", "orange") if scale.flipped else ("orange", "blue")
+    below = y + SCALE + 0.03
+    for place, at, end, word in (
+        ("left", x, -scale.limit, f"{tones[0]} lowers it"),
+        ("right", x + width, scale.limit, f"{tones[1]} raises it"),
+    ):
+        sheet.text(at, below, signed(end), size=SMALL, ha=place)
+        sheet.text(at, below + line_height(SMALL), word, size=SMALL, color=QUIET, ha=place)
+    sheet.text(x + width / 2, below, "0", size=SMALL, ha="center")
+
+
+def _close(axes: Axes) -> None:
+    """Leave only a thin frame around what was drawn."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
     _frame(axes, LINE, 0.6, 0.0)
-    if dashed:
-        _frame(axes, INK, 1.2, FRAME_GAP / side)
 
 
 def _frame(axes: Axes, colour: str, width: float, gap: float) -> None:
@@ -88,6 +132,17 @@ def _bars(axes: Axes, values: np.ndarray, limits: tuple[float, float], beside: n
     axes.axhline(0, color=QUIET, linewidth=0.5)
     margin = 0.06 * (limits[1] - limits[0])
     axes.set(xlim=(-0.8, len(values) - 0.2), ylim=(limits[0] - margin, limits[1] + margin))
+
+
+def _relevance_bars(axes: Axes, values: np.ndarray, behind: np.ndarray | None, scale: Scale) -> None:
+    """Draw relevance as bars in the colours of their signs, before the sample's values on a scale of their own."""
+    places = np.arange(len(values))
+    if behind is not None and len(behind) == len(values) and np.abs(behind).max() > 0:
+        axes.bar(places, behind * scale.limit / np.abs(behind).max(), width=1.0, color=VALUES_BEHIND, linewidth=0)
+    tones = np.where((values > 0) != scale.flipped, FOR, AGAINST)
+    axes.bar(places, values, width=0.45 if len(values) <= 64 else 0.8, color=tones, linewidth=0)
+    axes.axhline(0, color=QUIET, linewidth=0.5)
+    axes.set(xlim=(-0.8, len(values) - 0.2), ylim=(-1.06 * scale.limit, 1.06 * scale.limit))
 
 
 def _words(sheet: Sheet, words: str, x: float, y: float, side: float) -> None:

@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 
 from dualview.data._attribution import DataAttribution
+from dualview.features._attribution import FeatureAttribution
 
 MINUS = "\u2212"
+
+Measured = DataAttribution | FeatureAttribution
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -30,6 +33,11 @@ def signed(value: float, digits: int = 3) -> str:
 def decimals(value: float, digits: int = 3) -> int:
     """Return how many decimals show so many significant digits of a number; 6 at most."""
     return 2 if value == 0 else min(6, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage with one decimal."""
+    return "less than 0.1\u202f%" if 0 < share < 5e-4 else f"{100 * share:.1f}\u202f%"
 
 
 def signed_to(value: float, places: int) -> str:
@@ -55,7 +63,7 @@ def class_phrase(column: int, class_names: Sequence[str] | None) -> str:
     return f"class {word}" if class_names is None else f"“{word}”"
 
 
-def measured_phrase(attribution: DataAttribution, target: int, class_names: Sequence[str] | None) -> str:
+def measured_phrase(attribution: Measured, target: int, class_names: Sequence[str] | None) -> str:
     """Say which output the scores are about, e.g. "logit of class 3"."""
     name = attribution.measured.replace("_", " ").replace("-", MINUS)
     if name.startswith("contrast("):  # of two fixed classes, whatever the target
@@ -81,7 +89,7 @@ def score_sentence(attribution: DataAttribution, row: int, class_names: Sequence
     )
 
 
-def side_phrases(attribution: DataAttribution) -> tuple[str, str]:
+def side_phrases(attribution: Measured) -> tuple[str, str]:
     """Say what proponents and what opponents do to the measured output."""
     if attribution.kind == "similarity":
         return "most alike", "least alike"

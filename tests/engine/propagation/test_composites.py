@@ -26,6 +26,8 @@ class Net(nn.Module):
 BY_HAND = {
     "epsilon": {"*": Epsilon()},
     "gamma": {"features.*": Gamma(), "norm": Epsilon(), "*": Gamma()},
+    "z-plus": {"norm": Epsilon(bias="exclude"), "*": ZPlus(bias="exclude")},
+    "alpha2-beta1": {"norm": Epsilon(bias="exclude"), "*": AlphaBeta(alpha=2, beta=1, bias="exclude")},
     "epsilon-plus": {"features.*": ZPlus(bias="exclude"), "*": Epsilon(bias="exclude")},
     "epsilon-plus-flat": {"features.0": Flat(), "features.2": ZPlus(bias="exclude"), "*": Epsilon(bias="exclude")},
     "epsilon-alpha2-beta1": {

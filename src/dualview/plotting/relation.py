@@ -1,0 +1,227 @@
+"""The relation figure: which features of which training samples speak to which features of a test sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualview._display import shows
+from dualview.engine.pictures import Picture
+from dualview.engine.propagation.account import Account
+from dualview.plotting.explained import Neighbour, neighbour, source_shown
+from dualview.plotting.heatmap import Heated, Scale, part_of
+from dualview.plotting.words import class_word, measured_phrase, percent, side_phrases, signed
+from dualview.relations.render import Maps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dualview.features._attribution import FeatureAttribution
+
+UNKNOWN = "an unknown share"
+
+
+class Pair(NamedTuple):
+    """A training sample with the two maps of its pair."""
+
+    neighbour: Neighbour
+    on_train: Heated
+    on_test: Heated
+
+
+class Side(NamedTuple):
+    """Proponents or opponents, strongest first."""
+
+    word: str
+    does: str
+    pairs: list[Pair]
+
+
+class Own(NamedTuple):
+    """A sample's relevance for the network's output, with its own scale, and what is said of it."""
+
+    heated: Heated
+    scale: Scale
+    words: str
+
+
+class Related(NamedTuple):
+    """What there is to show of one test sample's rendered pairs.
+
+    Attributes:
+        title: which prediction this is.
+        subtitle: what scores and maps are.
+        test_index: row of the relation.
+        own: the test sample with the network's own relevance.
+        sides: those that have pairs.
+        scale: of all maps of pairs.
+        unit: what is on that scale.
+        notes: what was absorbed, and what is not drawn.
+    """
+
+    title: str
+    subtitle: str
+    test_index: int
+    own: Own
+    sides: list[Side]
+    scale: Scale
+    unit: str
+    notes: list[str]
+
+
+@shows(Maps)
+def relation_figure(
+    maps: Maps,
+    test: int | None = None,
+    *,
+    k: int = 4,
+    input: str | None = None,
+    display: Callable[[Any], Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    true_target: int | None = None,
+) -> Figure:
+    """Draw a test sample beside its proponents and opponents, with the relation's heat maps on both samples.
+
+    Each training sample stands above two maps of its pair, one on itself and one on the test sample;
+    either's sum, and what operations absorbed on the way, is the score below. All maps of pairs share
+    one scale. The test sample's own relevance, of the network's output and not of the surrogate's, has
+    a scale of its own. Rows of numbers become bars.
+
+    Args:
+        maps: what `render` returned.
+        test: row of the relation; the first that was rendered by default.
+        k: training samples of each sign, the strongest that were rendered.
+        input: whose relevance is drawn, where the model takes several floating-point inputs.
+        display: one sample's input → image or text, in place of the task's. A map is laid over an
+            image of its own proportions, otherwise it stands alone.
+        class_names: a name per output column, in place of the task's.
+        names: a name per training sample, in place of the explainer's.
+        true_target: the true label as an output column, where it is known.
+
+    Returns:
+        A figure that pyplot does not know: notebooks show it, `savefig` writes it.
+
+    Raises:
+        IndexError: the row was not rendered.
+        ValueError: `input` is not among the model's, or `names` are not as many as training samples.
+    """
+    from dualview.plotting.map_layout import draw_related
+    from dualview.plotting.style import plain_style
+
+    row = maps.test_rows[0] if test is None else test
+    if row not in maps.test_rows:
+        raise IndexError(f"`test` is {test}; rendered are the rows {', '.join(map(str, maps.test_rows))}")
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1; it is {k}")
+    explainer = maps.relation.explainer
+    if names is not None and len(names) != len(explainer.table):
+        raise ValueError(f"`names` holds {len(names)} entries; there are {len(explainer.table)} training samples")
+    class_names = explainer.task.class_names if class_names is None else class_names
+    names = explainer.names if names is None else names
+    shown = _related(maps.of_test(row), row, k, input, display, class_names, names, true_target)
+    with plain_style():
+        return draw_related(shown)
+
+
+def own_relevance(attribution: FeatureAttribution, row: int, picture: Picture, name: str | None, output: str) -> Own:
+    """Gather one sample's relevance for the network's output, on a scale of its own."""
+    heated = Heated.of(part_of(attribution.values, name)[row], picture)
+    reached = f"sums to {signed(float(part_of(attribution.values, name)[row].sum()))}"
+    words = f"of the network’s {output}: {reached}"
+    if attribution.account is not None:
+        words += f"; operations absorbed {absorbed(attribution.account, torch.tensor([row]))}"
+    return Own(heated, Scale.of([heated.values], lower_is_better=attribution.lower_is_better), words)
+
+
+def absorbed(account: Account, samples: Tensor) -> str:
+    """Say which share of these samples' relevance is not in their maps."""
+    share = account.of_samples(samples).absorbed_share
+    return percent(share) if math.isfinite(share) else UNKNOWN
+
+
+def explained_title(predicted: int, target: int, true: int | None, class_names: Sequence[str] | None) -> str:
+    """Say what was predicted, what is true, and what is explained where that is another class."""
+    title = f"Predicted {class_word(predicted, class_names)}"
+    if true is not None:
+        title += f", true label {class_word(true, class_names)}"
+    return title if target == predicted else f"{title}, explained for {class_word(target, class_names)}"
+
+
+def _related(
+    maps: Maps,
+    row: int,
+    k: int,
+    name: str | None,
+    display: Callable[[Any], Any] | None,
+    class_names: Sequence[str] | None,
+    names: Sequence[str] | None,
+    true_target: int | None,
+) -> Related:
+    """Gather what there is to show of one test row."""
+    own, target = maps.own, int(maps.own.targets[0])
+    source = source_shown(maps.relation.source, display, name)
+    on_train, on_test = part_of(maps.train, name), part_of(maps.test, name)
+    picture = source.test_picture(row)
+    labels = maps.relation.explainer.table.targets
+
+    def pair(place: int) -> Pair:
+        position = int(maps.train_index[place])
+        beside = source.train_picture(position)
+        found = neighbour(
+            position, float(maps.scores[place]), int(labels[position]), target, beside, class_names, names
+        )
+        return Pair(found, Heated.of(on_train[place], beside), Heated.of(on_test[place], picture))
+
+    output = measured_phrase(own, target, class_names) + (
+        ", linearised at the network’s logits" if own.linearised else ""
+    )
+    members, notes = _strongest(maps, k)
+    sides = [
+        Side(word, does, [pair(place) for place in places])
+        for word, does, places in zip(("Proponents", "Opponents"), side_phrases(own), members, strict=True)
+        if places
+    ]
+    drawn = torch.tensor(members[0] + members[1], dtype=torch.long)
+    if len(drawn):
+        notes.insert(
+            0,
+            f"Of the pairs’ relevance operations absorbed {absorbed(maps.train_account, drawn)} on the way to the "
+            f"training samples and {absorbed(maps.test_account, drawn)} on the way to the test sample; "
+            "that part of a score is not in its map.",
+        )
+    heats = [heated.values for side in sides for pair in side.pairs for heated in (pair.on_train, pair.on_test)]
+    score = "Each score is" if maps.unit is None else f"Each score is what unit {maps.unit} alone adds to"
+    return Related(
+        explained_title(int(own.predicted[0]), target, true_target, class_names),
+        f"{score} a training sample’s share of the surrogate’s {output}. "
+        "Two maps show where it lies on either sample, and add up to it.",
+        row,
+        own_relevance(own, 0, picture, name, output),
+        sides,
+        Scale.of(heats, lower_is_better=own.lower_is_better),
+        f"share of the surrogate’s {measured_phrase(own, target, class_names)}",
+        notes,
+    )
+
+
+def _strongest(maps: Maps, k: int) -> tuple[tuple[list[int], list[int]], list[str]]:
+    """Return the places of the k strongest proponents and opponents, and say what is left out."""
+    strength = maps.scores * (-1.0 if maps.own.lower_is_better else 1.0)
+    order = strength.argsort(descending=True, stable=True)
+    proponents = order[strength[order] > 0].tolist()
+    opponents = order.flip(0)[strength[order.flip(0)] < 0].tolist()
+    notes = []
+    for word, places in (("proponents", proponents), ("opponents", opponents)):
+        if not places:
+            notes.append(f"There are no {word} among the rendered pairs.")
+        elif len(places) > k:
+            notes.append(f"Drawn are the {k} strongest of {len(places)} rendered {word}.")
+    zero = len(maps) - len(proponents) - len(opponents)
+    if zero:
+        notes.append(f"Not drawn: {zero} rendered pair{'s' if zero > 1 else ''} with score 0, whose maps are empty.")
+    return (proponents[:k], opponents[:k]), notes
