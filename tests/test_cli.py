@@ -107,7 +107,8 @@ def test_the_examples_of_the_help_texts_run_in_order(capsys, inside):
     assert all(arm in audited for arm in ("all samples", "without the suspects", "without as many random samples"))
 
     assert "The page: " in run(capsys, *help_example(capsys, "report"))
-    assert "<html" in Path("report.html").read_text(encoding="utf-8")
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "LRP(&#39;epsilon-plus-flat&#39;)" in page and page.count('class="pick"') > 50
 
 
 @needs_data
@@ -141,6 +142,7 @@ def test_what_the_command_prints_is_what_the_library_says(capsys, inside):
 
 
 @needs_data
+@pytest.mark.filterwarnings("ignore:the page has no heat maps")  # they need --train, and the README is brief
 def test_the_readmes_commands_run(capsys, inside):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("### From the command line")[1].split("\n### ")[0]
@@ -185,7 +187,9 @@ def test_the_demo_prints_what_it_promises(capsys, inside, monkeypatch):
     path = Path(re.search(r"^The page: (.*)$", out, re.MULTILINE).group(1))
     assert path == inside / "dualview-demo" / "demo.html"
     assert "MNIST with planted flaws" in path.read_text(encoding="utf-8")
-    assert (path.parent / "neighbours.png").read_bytes().startswith(b"\x89PNG")
+    assert "Where <span" in path.read_text(encoding="utf-8")  # with heat maps
+    for figure in ("neighbours.png", "relation.png"):
+        assert (path.parent / figure).read_bytes().startswith(b"\x89PNG")
     if importlib.util.find_spec("cleanlab") is None:
         assert "cleanlab" not in out
 
@@ -274,6 +278,28 @@ def test_references_may_be_functions_and_dotted_names(capsys, toy, monkeypatch):
     monkeypatch.syspath_prepend(str(toy))
     out = run(capsys, "fit", "toy:make_task", "--data", "toy:make_data", "--store", "store", "--held-out", "0.25")
     assert "held_out" in out and "training samples are support samples" in out
+
+
+def test_the_report_has_the_heat_maps_of_the_rule_that_was_asked_for(capsys, toy):
+    fit_toy(capsys)
+    report = ["report", "toy.py:task", "--data", "toy.py:data", "--store", "store", "--out", "page.html"]
+    for rule, said in (("none", None), ("z-plus", "LRP(&#39;z-plus&#39;)")):
+        run(capsys, *report, "--train", "toy.py:data", "--rule", rule)
+        page = Path("page.html").read_text(encoding="utf-8")
+        assert ('class="pick"' in page) == (said is not None) == ("heat maps" in page)
+        assert said is None or said in page
+    with pytest.warns(dv.errors.DualViewWarning, match="they need the training samples themselves"):
+        run(capsys, *report)
+    assert "There are no heat maps: they need the training samples" in Path("page.html").read_text(encoding="utf-8")
+    assert "rule='zplus' is not known; known are 'epsilon'" in refused(capsys, *report, "--rule", "zplus")
+    assert "give train= to dualview.open" in refused(capsys, *report, "--rule", "z-plus")
+
+
+def test_an_operation_without_a_rule_is_an_error_of_use(capsys, toy):
+    (toy / "toy.py").write_text(TOY.replace("plain = ", "model = nn.Sequential(nn.Softmax(1), model)\nplain = "))
+    fit_toy(capsys)
+    report = "report toy.py:task --data toy.py:data --store store --train toy.py:data --rule epsilon"
+    assert "no relevance rule for operation 'softmax' in module '0' (Softmax)" in refused(capsys, *report.split())
 
 
 def test_several_fits_ask_which(capsys, toy):

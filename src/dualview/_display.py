@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -30,3 +31,14 @@ def shower(result: Any) -> Callable[..., Any]:
             return _SHOWN[kind]
     known = ", ".join(sorted(kind.__name__ for kind in _SHOWN))
     raise TypeError(f"nothing draws a {type(result).__name__}; known are {known}")
+
+
+def png(result: Any) -> bytes | None:
+    """Draw a result for a notebook; None where nothing draws its type, as `dualview.plot` was not imported."""
+    try:
+        draw = shower(result)
+    except TypeError:
+        return None
+    buffer = io.BytesIO()
+    draw(result).savefig(buffer, format="png")
+    return buffer.getvalue()

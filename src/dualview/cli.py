@@ -20,6 +20,7 @@ from dualview.data._explainer import Explainer
 from dualview.engine.datasets import as_samples
 from dualview.engine.task import Task, as_task
 from dualview.evaluation.counterfactual import removal_effect
+from dualview.features.lrp import NAMES
 
 app = typer.Typer(
     help="Explain a trained classifier's predictions by its training data.",
@@ -200,7 +201,8 @@ def audit(
 
 @app.command(
     epilog=_example(
-        "report my_project.py:task --data my_project.py:test_set --store runs/mine \\\n      --out report.html"
+        "report my_project.py:task --data my_project.py:test_set --store runs/mine \\\n"
+        "      --train my_project.py:train_set --out report.html"
     )
 )
 def report(
@@ -209,12 +211,17 @@ def report(
     store: StoreOption,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    rule: Annotated[
+        str,
+        typer.Option(help=f"How heat maps are made: auto, none, {', '.join(NAMES)}. They need --train."),
+    ] = "auto",
     train: TrainOption = None,
     method: MethodOption = None,
 ) -> None:
-    """Write one self-contained page: fidelity, explained errors, suspects."""
+    """Write one self-contained page: fidelity, explained errors with heat maps, suspects."""
+    chosen = rule if rule == "auto" else None if rule == "none" else dv.LRP(rule)
     explainer = _open(store, task, train, method)
-    print(f"The page: {dv.write_report(explainer, load(data), out, title=title).resolve()}")
+    print(f"The page: {dv.write_report(explainer, load(data), out, title=title, rule=chosen).resolve()}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -222,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.path.insert(0, "")
     try:
         app(arguments)
-    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+    except (ValueError, TypeError, LookupError, OSError, ImportError, NotImplementedError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"dualview: {message}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -21,7 +21,9 @@ from dualview.engine.task import Task
 from dualview.evaluation.counterfactual import accuracy_and_loss
 from dualview.evaluation.retrieval import by_highest, found_among, share_among
 from dualview.evaluation.tasks import mnist
+from dualview.features.lrp import LRP
 from dualview.plotting import plot
+from dualview.relations import relate, render
 from dualview.report import write_report
 
 FLIPPED, MARKED, MARKED_CLASS = 0.05, 0.3, 2
@@ -48,7 +50,8 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
     """Run the demo and print what it found.
 
     A small network is trained on 4,000 MNIST digits; 5 % of the labels are flipped, and 30 % of the
-    twos carry a small bright square in a corner. The page and the store are written into `folder`.
+    twos carry a small bright square in a corner. The page, two figures and the store are written into
+    `folder`.
 
     Returns:
         The path of the page.
@@ -75,7 +78,7 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
         page = write_report(
             explainer, (test.images, test.labels), folder / "demo.html", title="MNIST with planted flaws"
         )
-        _draw_errors(explainer, test, folder / "neighbours.png")
+        _draw_errors(explainer, test, folder)
     accuracy, _ = accuracy_and_loss(task, (test.images, test.labels))
     _print_fit(explainer, accuracy)
     _print_flipped(explainer, train)
@@ -85,13 +88,15 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
     return page
 
 
-def _draw_errors(explainer: Explainer, test: mnist.Digits, path: Path) -> None:
-    """Draw the two worst errors with their neighbours, named by their positions in the test set."""
-    worst = explainer.errors().index[:2]
+def _draw_errors(explainer: Explainer, test: mnist.Digits, folder: Path) -> None:
+    """Draw the two worst errors with their neighbours, and where the scores of the worst lie on both samples."""
+    worst, data = explainer.errors().index[:2], (test.images, test.labels)
     attribution = explainer.explain(test.images[worst], top=TOP)
-    source = explainer.source_of(as_samples((test.images, test.labels), name="test"))
-    attribution = dataclasses.replace(attribution, test_index=worst, source=source)
-    plot(attribution, test=[0, 1], true_targets=test.labels[worst]).savefig(path)
+    source = explainer.source_of(as_samples(data, name="test"))
+    attribution = dataclasses.replace(attribution, test_index=worst, source=source)  # named by their positions there
+    plot(attribution, test=[0, 1], true_targets=test.labels[worst]).savefig(folder / "neighbours.png")
+    maps = render(relate(explainer, test.images), LRP("epsilon-plus-flat"), test=int(worst[0]))
+    plot(maps, true_target=int(test.labels[worst[0]])).savefig(folder / "relation.png")
 
 
 def _print_fit(explainer: Explainer, accuracy: float) -> None:

@@ -37,5 +37,12 @@ def test_what_exceeds_the_lines_is_cut_visibly():
     assert wrap("one\ntwo\nthree", 5.0, SIZE, 2) == ["one", "two three…"]
 
 
+def test_narrow_spaces_keep_a_number_and_its_unit_together():
+    words, rooms = "about 12.5\u202f% of it", (0.6, 0.7, 0.8, 0.9)
+    together = [wrap(words, room, SIZE, 20) for room in rooms]
+    assert all(("12.5" in line) == ("%" in line) for lines in together for line in lines)
+    assert any("about 12.5" in wrap(words.replace("\u202f", " "), room, SIZE, 20) for room in rooms)
+
+
 def test_paragraphs_stay_apart():
     assert wrap("one\n  two   three\n\n", 5.0, SIZE, 5) == ["one", "two three"]

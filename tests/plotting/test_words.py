@@ -5,7 +5,16 @@ import dataclasses
 import pytest
 
 from dualview import DataAttribution
-from dualview.plotting.words import measured_phrase, number, score_sentence, side_phrases, signed, signed_to
+from dualview.plotting.words import (
+    explained_title,
+    measured_phrase,
+    number,
+    percent,
+    score_sentence,
+    side_phrases,
+    signed,
+    signed_to,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +40,18 @@ def test_numbers(value: float, written: str):
 def test_signs():
     assert [signed(value) for value in (0.5, -0.5, 0.0)] == ["+0.500", "−0.500", "0"]
     assert [signed_to(value, 2) for value in (72.888, -70.6, 0.001, -0.004)] == ["+72.89", "−70.60", "0.00", "0.00"]
+
+
+def test_shares():
+    shares = [percent(share) for share in (0.0, 1e-5, 0.00051, 0.125, 1.0, 6.807)]
+    assert shares == [f"{word}\u202f%" for word in ("0.0", "less than 0.1", "0.1", "12.5", "100.0", "680.7")]
+
+
+def test_titles():
+    names = ["cat", "dog", "cow"]
+    assert explained_title(0, 0, None, names) == "Predicted cat"
+    assert explained_title(0, 2, 1, names) == "Predicted cat, true label dog, explained for cow"
+    assert explained_title(0, 0, 1, None) == "Predicted 0, true label 1"
 
 
 def test_outputs(grey: DataAttribution):

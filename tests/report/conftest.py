@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -34,10 +35,18 @@ def build(task: Task, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tens
     return dualview.fit(DualView(C=1e-2), task, train, held_out=held_out, names=names, progress=False)
 
 
-def network(inputs: Tensor, labels: Tensor, num_steps: int) -> nn.Module:
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def network(build: Callable[[], nn.Module], inputs: Tensor, labels: Tensor, num_steps: int) -> nn.Module:
     """Train a little, so that the network is right about some samples and wrong about others."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 8), nn.ReLU(), nn.Linear(8, 3))
+    model = build()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(num_steps):
         optimizer.zero_grad()
@@ -55,13 +64,13 @@ def data() -> tuple[Tensor, Tensor]:
 def explainer(data: tuple[Tensor, Tensor]) -> Explainer:
     """Fit on a poor network: it errs often, and the surrogate does not always agree with it."""
     train = samples(NUM_TRAIN, 0)
-    return build(Task(network(*train, num_steps=20), class_names=CLASS_NAMES), train, data)
+    return build(Task(network(convolutional, *train, num_steps=14), class_names=CLASS_NAMES), train, data)
 
 
 @pytest.fixture(scope="session")
 def table_explainer() -> Explainer:
     values, labels = torch.randn(NUM_TRAIN, 9, generator=torch.Generator().manual_seed(2)), torch.arange(NUM_TRAIN) % 3
-    return build(Task(network(values, labels, num_steps=5)), (values, labels), None)
+    return build(Task(network(dense, values, labels, num_steps=5)), (values, labels), None)
 
 
 @dataclass

@@ -137,7 +137,7 @@ def test_certificate_and_fidelity_are_those_of_the_explainer(page, explainer: Ex
     assert facts["Training samples"] == "60"
     num_errors = len(explainer.errors(data))
     assert facts["Network’s accuracy on them"].endswith(f"({num_errors} errors)")
-    parameters = 108 * 8 + 8 + 8 * 3 + 3
+    parameters = (27 * 4 + 4) + (64 * 8 + 8) + (8 * 3 + 3)
     assert facts["Model"] == f"Sequential, {parameters} parameters"
     rows = summary.one("table", "fidelity").rows()
     keys = ["agreement", "matthews", "cosine", "kendall"]
@@ -167,7 +167,7 @@ def test_pictures_are_the_samples_themselves(page, explainer: Explainer, data: t
         return (image.double() * 255).round().byte().permute(1, 2, 0).numpy()
 
     for article in page.section("predictions").all("article"):
-        test = article.one("img", "test")
+        test = article.one("div", "seen").all("img", "test")[0]
         np.testing.assert_array_equal(decode(test), drawn(data[0][position_of(article)]))
         for tile in article.all("li", "tile"):
             position = int(tile.all("span", "index")[0].text.removeprefix("train "))
@@ -176,12 +176,13 @@ def test_pictures_are_the_samples_themselves(page, explainer: Explainer, data: t
 
 def test_every_picture_has_words_for_those_who_do_not_see_it(page):
     images = page.root.all("img")
-    assert len(images) == 8 * (1 + 8) + 7
+    of_maps = 2 + 1 + 8 * 3 + 1  # its own with a scale; beside it, of each pair a training sample and two maps; a scale
+    assert len(images) == 8 * (1 + 8 + of_maps) + 7
     assert all(image.attributes["alt"] for image in images)
 
 
 def test_thumbnails_stand_in_for_the_training_set(without_pictures: Explainer, data, tmp_path: Path, read, decode):
-    path = write_report(without_pictures, data, tmp_path / "page.html", num_errors=2, num_correct=0)
+    path = write_report(without_pictures, data, tmp_path / "page.html", num_errors=2, num_correct=0, rule=None)
     rows = read(path.read_text(encoding="utf-8")).section("suspects").one("tbody").all("tr")
     np.testing.assert_array_equal(decode(rows[0].one("img")), np.full((3, 3), 77))
     assert "give train= to see it" in rows[1].text
@@ -190,7 +191,7 @@ def test_thumbnails_stand_in_for_the_training_set(without_pictures: Explainer, d
 def test_tables_become_bars(table_explainer: Explainer, tmp_path: Path, read):
     values = torch.randn(12, 9, generator=torch.Generator().manual_seed(3))
     data = (values, torch.arange(12) % 3)
-    path = write_report(table_explainer, data, tmp_path / "page.html", num_errors=1, num_correct=0, k=2)
+    path = write_report(table_explainer, data, tmp_path / "page.html", num_errors=1, num_correct=0, k=2, rule=None)
     article = read(path.read_text(encoding="utf-8")).section("predictions").one("article")
     position = position_of(article)
     strip = article.one("svg", "test").one("path").attributes["d"]
@@ -209,7 +210,8 @@ def test_text_is_shown_and_escaped(table_explainer: Explainer, tmp_path: Path, r
     task = dataclasses.replace(table_explainer.task, display=lambda row: f"<em>{float(row[0]):.4f}</em>")
     shown = dataclasses.replace(table_explainer, task=task)
     values = torch.randn(6, 9, generator=torch.Generator().manual_seed(3))
-    path = write_report(shown, (values, torch.arange(6) % 3), tmp_path / "page.html", num_errors=1, num_correct=0)
+    data = (values, torch.arange(6) % 3)
+    path = write_report(shown, data, tmp_path / "page.html", num_errors=1, num_correct=0, rule=None)
     page = read(path.read_text(encoding="utf-8"))
     article = page.section("predictions").one("article")
     assert article.one("p", "test").text == f"<em>{float(values[position_of(article), 0]):.4f}</em>"
@@ -319,7 +321,7 @@ def test_nothing_asked_for(explainer: Explainer, data: tuple[Tensor, Tensor], tm
 
 def test_without_held_out_data_the_page_says_so(table_explainer: Explainer, tmp_path: Path, read):
     data = (torch.zeros(2, 9), torch.tensor([0, 1]))
-    page = read(write_report(table_explainer, data, tmp_path / "p.html").read_text(encoding="utf-8"))
+    page = read(write_report(table_explainer, data, tmp_path / "p.html", rule=None).read_text("utf-8"))
     assert "no held-out data was given" in page.root.one("p", "lead").text
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview._display import shower
+from dualview._display import png
 from dualview.engine.files import load_tensors, save_tensors
 from dualview.engine.outputs import Kind
 from dualview.engine.source import Source
@@ -125,15 +125,7 @@ class DataAttribution:
 
     def _repr_png_(self) -> bytes | None:
         """Show the neighbours of the first row in a notebook, where `dualview.plot` was imported."""
-        import io
-
-        try:
-            figure = shower(self)(self)
-        except TypeError:
-            return None
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight")
-        return buffer.getvalue()
+        return png(self)
 
     def index_rows(self) -> Int[Tensor, "test entry"]:
         """Return the training position of every score, laid out as `scores`; −1 pads."""

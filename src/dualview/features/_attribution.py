@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview._display import png
 from dualview.engine.outputs import Kind
 from dualview.engine.propagation.account import Account
 from dualview.engine.site import Site
@@ -78,3 +79,7 @@ class FeatureAttribution:
         )
         measured = f"{self.measured}{' (linearised)' if self.linearised else ''}"
         return f"FeatureAttribution({len(self)} test, {shapes}; {self.kind} of {measured}, {self.method})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the maps of the first row in a notebook, where `dualview.plot` was imported."""
+        return png(self)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dualview._display import shower
+from dualview.plotting.features import features
 from dualview.plotting.neighbours import neighbours
+from dualview.plotting.relation import relation_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["neighbours", "plot"]
+__all__ = ["features", "neighbours", "plot", "relation_figure"]
 
 
 def plot(result: Any, *args: Any, **settings: Any) -> Figure:
     """Draw a result in the way that suits its type.
 
     Args:
-        result: what a method returned; a `DataAttribution` is drawn by `neighbours`.
+        result: what a method returned. A `DataAttribution` is drawn by `neighbours`, `Maps` by
+            `relation_figure`, a `FeatureAttribution` by `features`.
         *args: as that function takes them.
         **settings: as that function takes them, e.g. `test=` and `k=`.
 

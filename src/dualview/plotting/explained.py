@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from dualview.data._attribution import DataAttribution, Ranked
 from dualview.engine.batches import tensors_in
@@ -85,8 +86,13 @@ def explained(
     def side(ranked: Ranked) -> list[Neighbour]:
         return [
             neighbour(
-                position, score, int(attribution.train_targets[position]), target,
-                NO_SOURCE if source is None else source.train_picture(position), class_names, names,
+                position,
+                score,
+                int(attribution.train_targets[position]),
+                target,
+                NO_SOURCE if source is None else source.train_picture(position),
+                class_names,
+                names,
             )  # fmt: skip
             for position, score in zip(ranked.train_index[0].tolist(), ranked.scores[0].tolist(), strict=True)
             if position >= 0
@@ -150,3 +156,18 @@ def value_limits(pictures: Sequence[Picture]) -> tuple[float, float]:
     values = np.concatenate([np.zeros(1), *rows])
     low, high = float(values.min()), float(values.max())
     return low, high if high > low else low + 1.0
+
+
+def check_rows(rows: Sequence[int], num_rows: int) -> None:
+    """Refuse rows that a result does not have, and no row at all."""
+    if not rows:
+        raise ValueError("`test` is empty; expected a row of the attribution, or several")
+    for row in rows:
+        if not -num_rows <= row < num_rows:
+            raise IndexError(f"`test` is {row}; rows of the attribution go from 0 to {num_rows - 1}")
+
+
+def check_length(name: str, given: Sequence[Any] | Tensor | None, expected: int, of_what: str) -> None:
+    """Refuse a list that is not as long as what it names."""
+    if given is not None and len(given) != expected:
+        raise ValueError(f"`{name}` holds {len(given)} entries; there are {expected} {of_what}")

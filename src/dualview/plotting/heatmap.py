@@ -13,7 +13,7 @@ from dualview.plotting.words import signed
 
 FOR_TONE, AGAINST_TONE = np.array([0x0B, 0x5F, 0xA5]), np.array([0xB4, 0x46, 0x0F])  # as the scores: `style`
 PAPER_TONE = np.array([255, 255, 255])
-PICTURE_DEPTH = 0.3  # how far the picture below a map darkens the paper
+PICTURE_DEPTH = 0.25  # how far the picture below a map darkens the paper
 WITHIN = 0.99  # of the non-zero values have colours of their own; few and large ones would leave the rest pale
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
 
@@ -129,11 +129,18 @@ class Heated(NamedTuple):
     values: np.ndarray | None
     words: str
 
+    @property
+    def is_laid_over(self) -> bool:
+        """Whether the sample's picture is seen beneath the map."""
+        return self.values is not None and self.values.ndim == 2 and _faint(self.picture, self.values.shape) is not None
+
     @classmethod
     def of(cls, relevance: Tensor, picture: Picture) -> Heated:
         """Gather what there is to show of one sample's relevance."""
         shape = "×".join(map(str, relevance.shape)) or "one number"
-        return cls(picture, heat(relevance), f"{shape}, which has no picture; it sums to {signed(float(relevance.sum()))}")
+        return cls(
+            picture, heat(relevance), f"{shape}, which has no picture; it sums to {signed(float(relevance.sum()))}"
+        )
 
 
 def _faint(picture: Picture, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -100,7 +100,10 @@ def draw_blocks(blocks: list[Block]) -> Figure:
     side = TILE_SIDE if any(_is_drawn(picture) for block in blocks for picture in block.pictures) else WORDS_SIDE
     right = columns * (side + TILE_GAP) - TILE_GAP
     width = MARGIN + TEST_SIDE + GUTTER + right + MARGIN
-    placed = [(block, heading_of(block.title, block.subtitle, width), _groups(block, right, columns, side)) for block in blocks]
+    placed = [
+        (block, heading_of(block.title, block.subtitle, width), _groups(block, right, columns, side))
+        for block in blocks
+    ]
     notes = note_lines(_notes(blocks), width)
     heights = [_block_height(heading, groups) for _, heading, groups in placed]
     sheet = Sheet(width, 2 * MARGIN + sum(heights) + BETWEEN * (len(blocks) - 1) + notes_height(notes))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dualview._display import shows
 from dualview.data._attribution import DataAttribution
-from dualview.plotting.explained import explained
-from dualview.plotting.words import class_word, score_sentence, side_phrases
+from dualview.plotting.explained import check_length, check_rows, explained
+from dualview.plotting.words import explained_title, score_sentence, side_phrases
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,32 +58,16 @@ def neighbours(
     from dualview.plotting.style import plain_style
 
     rows = torch.as_tensor(test).reshape(-1).tolist()
-    _check_rows(rows, len(attribution))
-    _check_length("true_targets", true_targets, len(attribution), "rows in the attribution")
-    _check_length("names", names, attribution.num_train, "training samples")
+    check_rows(rows, len(attribution))
+    check_length("true_targets", true_targets, len(attribution), "rows in the attribution")
+    check_length("names", names, attribution.num_train, "training samples")
     class_names = attribution.class_names if class_names is None else class_names
     blocks = []
     for row in rows:
         shown = explained(attribution, row, k, display=display, class_names=class_names, names=names)
-        title = f"Predicted {shown.predicted}"
-        if true_targets is not None:
-            title += f", true label {class_word(int(true_targets[row]), class_names)}"
-        if shown.explained != shown.predicted:
-            title += f", explained for {shown.explained}"
+        true = None if true_targets is None else int(true_targets[row])
+        title = explained_title(int(attribution.predicted[row]), shown.target, true, class_names)
         subtitle = score_sentence(attribution, row, class_names)
         blocks.append(Block(shown, title, subtitle, side_phrases(attribution)))
     with plain_style():
         return draw_blocks(blocks)
-
-
-def _check_rows(rows: Sequence[int], num_rows: int) -> None:
-    if not rows:
-        raise ValueError("`test` is empty; expected a row of the attribution, or several")
-    for row in rows:
-        if not -num_rows <= row < num_rows:
-            raise IndexError(f"`test` is {row}; rows of the attribution go from 0 to {num_rows - 1}")
-
-
-def _check_length(name: str, given: Sequence[Any] | Tensor | None, expected: int, of_what: str) -> None:
-    if given is not None and len(given) != expected:
-        raise ValueError(f"`{name}` holds {len(given)} entries; there are {expected} {of_what}")

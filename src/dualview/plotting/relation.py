@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from dualview._display import shows
-from dualview.engine.pictures import Picture
-from dualview.engine.propagation.account import Account
-from dualview.plotting.explained import Neighbour, neighbour, source_shown
+from dualview.plotting.explained import Neighbour, check_length, neighbour, source_shown
+from dualview.plotting.features import Own, absorbed_share, own_relevance
 from dualview.plotting.heatmap import Heated, Scale, part_of
-from dualview.plotting.words import class_word, measured_phrase, percent, side_phrases, signed
+from dualview.plotting.words import explained_title, measured_phrase, output_phrase, side_phrases
 from dualview.relations.render import Maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from dualview.features._attribution import FeatureAttribution
-
-UNKNOWN = "an unknown share"
 
 
 class Pair(NamedTuple):
@@ -41,14 +34,6 @@ class Side(NamedTuple):
     pairs: list[Pair]
 
 
-class Own(NamedTuple):
-    """A sample's relevance for the network's output, with its own scale, and what is said of it."""
-
-    heated: Heated
-    scale: Scale
-    words: str
-
-
 class Related(NamedTuple):
     """What there is to show of one test sample's rendered pairs.
 
@@ -56,7 +41,8 @@ class Related(NamedTuple):
         title: which prediction this is.
         subtitle: what scores and maps are.
         test_index: row of the relation.
-        own: the test sample with the network's own relevance.
+        own: the test sample with its own relevance.
+        own_unit: what that speaks to.
         sides: those that have pairs.
         scale: of all maps of pairs.
         unit: what is on that scale.
@@ -67,6 +53,7 @@ class Related(NamedTuple):
     subtitle: str
     test_index: int
     own: Own
+    own_unit: str
     sides: list[Side]
     scale: Scale
     unit: str
@@ -119,37 +106,12 @@ def relation_figure(
     if k < 1:
         raise ValueError(f"`k` must be at least 1; it is {k}")
     explainer = maps.relation.explainer
-    if names is not None and len(names) != len(explainer.table):
-        raise ValueError(f"`names` holds {len(names)} entries; there are {len(explainer.table)} training samples")
+    check_length("names", names, len(explainer.table), "training samples")
     class_names = explainer.task.class_names if class_names is None else class_names
     names = explainer.names if names is None else names
     shown = _related(maps.of_test(row), row, k, input, display, class_names, names, true_target)
     with plain_style():
         return draw_related(shown)
-
-
-def own_relevance(attribution: FeatureAttribution, row: int, picture: Picture, name: str | None, output: str) -> Own:
-    """Gather one sample's relevance for the network's output, on a scale of its own."""
-    heated = Heated.of(part_of(attribution.values, name)[row], picture)
-    reached = f"sums to {signed(float(part_of(attribution.values, name)[row].sum()))}"
-    words = f"of the network’s {output}: {reached}"
-    if attribution.account is not None:
-        words += f"; operations absorbed {absorbed(attribution.account, torch.tensor([row]))}"
-    return Own(heated, Scale.of([heated.values], lower_is_better=attribution.lower_is_better), words)
-
-
-def absorbed(account: Account, samples: Tensor) -> str:
-    """Say which share of these samples' relevance is not in their maps."""
-    share = account.of_samples(samples).absorbed_share
-    return percent(share) if math.isfinite(share) else UNKNOWN
-
-
-def explained_title(predicted: int, target: int, true: int | None, class_names: Sequence[str] | None) -> str:
-    """Say what was predicted, what is true, and what is explained where that is another class."""
-    title = f"Predicted {class_word(predicted, class_names)}"
-    if true is not None:
-        title += f", true label {class_word(true, class_names)}"
-    return title if target == predicted else f"{title}, explained for {class_word(target, class_names)}"
 
 
 def _related(
@@ -177,36 +139,37 @@ def _related(
         )
         return Pair(found, Heated.of(on_train[place], beside), Heated.of(on_test[place], picture))
 
-    output = measured_phrase(own, target, class_names) + (
-        ", linearised at the network’s logits" if own.linearised else ""
-    )
     members, notes = _strongest(maps, k)
     sides = [
         Side(word, does, [pair(place) for place in places])
         for word, does, places in zip(("Proponents", "Opponents"), side_phrases(own), members, strict=True)
         if places
     ]
-    drawn = torch.tensor(members[0] + members[1], dtype=torch.long)
-    if len(drawn):
-        notes.insert(
-            0,
-            f"Of the pairs’ relevance operations absorbed {absorbed(maps.train_account, drawn)} on the way to the "
-            f"training samples and {absorbed(maps.test_account, drawn)} on the way to the test sample; "
-            "that part of a score is not in its map.",
-        )
     heats = [heated.values for side in sides for pair in side.pairs for heated in (pair.on_train, pair.on_test)]
-    score = "Each score is" if maps.unit is None else f"Each score is what unit {maps.unit} alone adds to"
+    one = "Each score is" if maps.unit is None else f"Each score is unit {maps.unit}’s part of"
     return Related(
         explained_title(int(own.predicted[0]), target, true_target, class_names),
-        f"{score} a training sample’s share of the surrogate’s {output}. "
-        "Two maps show where it lies on either sample, and add up to it.",
+        f"{one} a training sample’s share of the surrogate’s {output_phrase(own, target, class_names)}. "
+        "The maps show where on either sample it lies.",
         row,
-        own_relevance(own, 0, picture, name, output),
+        own_relevance(own, 0, picture, name),
+        f"For the network’s {measured_phrase(own, target, class_names)}",
         sides,
         Scale.of(heats, lower_is_better=own.lower_is_better),
-        f"share of the surrogate’s {measured_phrase(own, target, class_names)}",
-        notes,
+        f"Relevance, in shares of the surrogate’s {measured_phrase(own, target, class_names)}",
+        [*_absorbed(maps, [*members[0], *members[1]]), *notes],
     )
+
+
+def _absorbed(maps: Maps, places: list[int]) -> list[str]:
+    """Say what is missing in the maps of these pairs."""
+    if not places:
+        return []
+    drawn = torch.tensor(places)
+    on_train, on_test = absorbed_share(maps.train_account, drawn), absorbed_share(maps.test_account, drawn)
+    apart = f"{on_train} on the way to the training samples and {on_test} on the way to the test sample"
+    on_the_way = f"{on_test} on the way to either sample" if on_train == on_test else apart
+    return [f"{maps.method}. Of the scores, operations absorbed {on_the_way}, which is not in the maps."]
 
 
 def _strongest(maps: Maps, k: int) -> tuple[tuple[list[int], list[int]], list[str]]:
@@ -214,7 +177,8 @@ def _strongest(maps: Maps, k: int) -> tuple[tuple[list[int], list[int]], list[st
     strength = maps.scores * (-1.0 if maps.own.lower_is_better else 1.0)
     order = strength.argsort(descending=True, stable=True)
     proponents = order[strength[order] > 0].tolist()
-    opponents = order.flip(0)[strength[order.flip(0)] < 0].tolist()
+    order = strength.argsort(stable=True)
+    opponents = order[strength[order] < 0].tolist()
     notes = []
     for word, places in (("proponents", proponents), ("opponents", opponents)):
         if not places:
@@ -223,5 +187,5 @@ def _strongest(maps: Maps, k: int) -> tuple[tuple[list[int], list[int]], list[st
             notes.append(f"Drawn are the {k} strongest of {len(places)} rendered {word}.")
     zero = len(maps) - len(proponents) - len(opponents)
     if zero:
-        notes.append(f"Not drawn: {zero} rendered pair{'s' if zero > 1 else ''} with score 0, whose maps are empty.")
+        notes.append(f"Not drawn: {zero} rendered pair{'s' if zero > 1 else ''} with score 0.")
     return (proponents[:k], opponents[:k]), notes

@@ -7,6 +7,7 @@ looks the same whatever style its user has set, and leaves that style alone.
 from __future__ import annotations
 
 import io
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -111,7 +112,7 @@ def wrap(words: str, room: float, size: float, max_lines: int, weight: str = "no
     """Break words into at most `max_lines` lines of at most `room` inches; what does not fit is cut."""
     lines: list[str] = []
     for paragraph in words.splitlines():
-        rest = " ".join(paragraph.split())
+        rest = " ".join(re.split(r"[ \t]+", paragraph.strip()))  # other spaces are there to be kept together
         while rest:
             if len(lines) == max_lines:
                 return [*lines[:-1], shorten(f"{lines[-1]} {rest}…", room, size, weight)]
@@ -124,7 +125,7 @@ def wrap(words: str, room: float, size: float, max_lines: int, weight: str = "no
 def _first_line(words: str, room: float, size: float, weight: str) -> str:
     """Take as many whole words as fit; of a word wider than a line, as many characters."""
     head = ""
-    for word in words.split():
+    for word in words.split(" "):
         longer = f"{head} {word}".strip()
         if text_width(longer, size, weight) > room:
             break

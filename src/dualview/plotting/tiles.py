@@ -64,7 +64,7 @@ def draw_map(sheet: Sheet, heated: Heated, x: float, y: float, side: float, scal
     axes = sheet.axes(x, y, side, side)
     if heated.values is None:
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        _words(sheet, heated.words, x, y, side)
+        _words(sheet, f"No map: relevance of {heated.words}", x, y, side)
     elif heated.values.ndim == 1:
         _relevance_bars(axes, heated.values, heated.picture.values, scale)
     else:

@@ -57,6 +57,14 @@ def class_caption(column: int, class_names: Sequence[str] | None) -> str:
     return f"label {word}" if class_names is None or word.isdigit() else word
 
 
+def explained_title(predicted: int, target: int, true: int | None, class_names: Sequence[str] | None) -> str:
+    """Say what was predicted, what is true where that is known, and what is explained where that is another class."""
+    title = f"Predicted {class_word(predicted, class_names)}"
+    if true is not None:
+        title += f", true label {class_word(true, class_names)}"
+    return title if target == predicted else f"{title}, explained for {class_word(target, class_names)}"
+
+
 def class_phrase(column: int, class_names: Sequence[str] | None) -> str:
     """Name an output column inside a sentence."""
     word = class_word(column, class_names)
@@ -71,15 +79,20 @@ def measured_phrase(attribution: Measured, target: int, class_names: Sequence[st
     return f"{name} {'for' if attribution.lower_is_better else 'of'} {class_phrase(target, class_names)}"
 
 
+def output_phrase(attribution: Measured, target: int, class_names: Sequence[str] | None) -> str:
+    """Name the measured output inside a sentence, and say where it was linearised."""
+    linearised = ", linearised at the network’s logits" if attribution.linearised else ""
+    return measured_phrase(attribution, target, class_names) + linearised
+
+
 def score_sentence(attribution: DataAttribution, row: int, class_names: Sequence[str] | None) -> str:
     """Say what one score of this row is: kind, unit, whether it was linearised, and what the scores add up to."""
-    output = measured_phrase(attribution, int(attribution.targets[row]), class_names)
-    linearised = ", linearised at the network’s logits" if attribution.linearised else ""
+    output = output_phrase(attribution, int(attribution.targets[row]), class_names)
     if attribution.kind == "similarity":
         return "Each score is a similarity; sums of them mean nothing."
     if attribution.kind == "effect":
-        return f"Each score estimates the sample’s effect on the {output}{linearised}."
-    sentence = f"Each score is a share of the surrogate’s {output}{linearised}"
+        return f"Each score estimates the sample’s effect on the {output}."
+    sentence = f"Each score is a share of the surrogate’s {output}"
     if attribution.top_k is not None:
         return f"{sentence}."
     scores, bias = attribution.scores[row].double(), float(attribution.bias[row])

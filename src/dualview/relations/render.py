@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview._display import png
 from dualview.engine.batches import batch_size_for
 from dualview.engine.propagation.account import Account
 from dualview.engine.propagation.composites import Composite
@@ -73,6 +74,10 @@ class Maps:
     def __repr__(self) -> str:
         unit = "" if self.unit is None else f", unit {self.unit} alone"
         return f"Maps({len(self)} pairs of {len(self.own)} test samples{unit}, {self.method})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the first test sample in a notebook, where `dualview.plot` was imported and there is one input."""
+        return png(self) if isinstance(self.test, Tensor) else None
 
     @property
     def test_rows(self) -> list[int]:

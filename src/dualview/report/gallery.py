@@ -16,18 +16,22 @@ from dualview.engine.datasets import Samples
 from dualview.engine.source import Source
 from dualview.engine.tables import Table
 from dualview.engine.task import class_logits
+from dualview.features.lrp import LRP
 from dualview.plotting.explained import Explained, Neighbour, explained, value_limits
 from dualview.plotting.words import class_word, decimals, measured_phrase, number, side_phrases, signed, signed_to
+from dualview.relations.render import Maps
 from dualview.report.facts import count, percent, predictions_of
 from dualview.report.images import Shown, shown
+from dualview.report.maps import PredictionMaps, prediction_maps, rendered
 
 TEST_SIDE, TRAIN_SIDE = 192, 108  # pixels
 TEST_WORDS, TRAIN_WORDS = 1200, 280  # characters
 
 
 class Tile(NamedTuple):
-    """A training sample below an explained prediction."""
+    """A training sample below an explained prediction; `place` counts proponents and opponents alike, from 0."""
 
+    place: int
     picture: Shown
     score: str
     length: float  # of its bar, in percent of the longest
@@ -72,6 +76,7 @@ class Prediction(NamedTuple):
     output: str
     steps: list[Step]
     sides: list[Side]
+    maps: PredictionMaps | None
 
 
 class Suspect(NamedTuple):
@@ -98,9 +103,9 @@ def choose(table: Table, errors: Ranking, num_errors: int, num_correct: int) -> 
 
 
 def predictions(
-    explainer: Explainer, samples: Samples, table: Table, positions: Sequence[int], k: int
+    explainer: Explainer, samples: Samples, table: Table, positions: Sequence[int], k: int, rule: LRP | None
 ) -> list[Prediction]:
-    """Explain the samples at these positions for what the network predicts of them."""
+    """Explain the samples at these positions for what the network predicts of them; without a rule, without maps."""
     if not positions:
         return []
     chosen = Samples(Subset(samples.dataset, list(positions)), samples.collate)
@@ -108,9 +113,11 @@ def predictions(
     surrogate = explainer.surrogate_logits(chosen) if explainer.fidelity else None
     losses, confidences = _measured(explainer, table, positions)
     network = predictions_of(explainer.table)
+    looked = [explained(attribution, row, k) for row in range(len(positions))]
+    maps = {} if rule is None else rendered(explainer, chosen, looked, rule)
     return [
         _prediction(
-            attribution, row, position, k,
+            attribution, row, position, looked[row], maps.get(row),
             true=int(table.targets[position]), loss=float(losses[row]), confidence=float(confidences[row]),
             surrogate=None if surrogate is None else surrogate[row], network=network,
         )
@@ -131,7 +138,8 @@ def _prediction(
     attribution: DataAttribution,
     row: int,
     position: int,
-    k: int,
+    sample: Explained,
+    maps: Maps | None,
     *,
     true: int,
     loss: float,
@@ -140,7 +148,6 @@ def _prediction(
     network: Tensor,
 ) -> Prediction:
     names = attribution.class_names
-    sample = explained(attribution, row, k)
     limits = value_limits([sample.picture, *(member.picture for member in (*sample.proponents, *sample.opponents))])
     facts = [("Confidence", percent(confidence)), ("Loss", number(loss))]
     said, agrees = "", True
@@ -161,6 +168,7 @@ def _prediction(
         measured_phrase(attribution, sample.target, names) + (", linearised" if attribution.linearised else ""),
         _steps(attribution, row) if attribution.kind == "share" else [],
         _sides(attribution, row, sample, network, limits),
+        None if maps is None else prediction_maps(maps, sample, position, limits),
     )
 
 
@@ -200,11 +208,14 @@ def _sides(
     largest = max((abs(member.score) for member in (*sample.proponents, *sample.opponents)), default=1.0)
     scores = attribution.scores[row].double() * (-1.0 if attribution.lower_is_better else 1.0)
     sides = []
-    for word, does, members, all_of_them in (
-        ("Proponents", side_phrases(attribution)[0], sample.proponents, scores[scores > 0]),
-        ("Opponents", side_phrases(attribution)[1], sample.opponents, scores[scores < 0]),
+    for word, does, members, all_of_them, first in (
+        ("Proponents", side_phrases(attribution)[0], sample.proponents, scores[scores > 0], 0),
+        ("Opponents", side_phrases(attribution)[1], sample.opponents, scores[scores < 0], len(sample.proponents)),
     ):
-        tiles = [_tile(member, network, attribution, largest, limits) for member in members]
+        tiles = [
+            _tile(place, member, network, attribution, largest, limits)
+            for place, member in enumerate(members, start=first)
+        ]
         sides.append(Side(word, does, tiles, _carried(members, all_of_them, attribution.kind)))
     return sides
 
@@ -220,10 +231,16 @@ def _carried(members: Sequence[Neighbour], scores: Tensor, kind: str) -> str:
 
 
 def _tile(
-    member: Neighbour, network: Tensor, attribution: DataAttribution, largest: float, limits: tuple[float, float]
+    place: int,
+    member: Neighbour,
+    network: Tensor,
+    attribution: DataAttribution,
+    largest: float,
+    limits: tuple[float, float],
 ) -> Tile:
     says = int(network[member.train_index])
     return Tile(
+        place,
         shown(
             member.picture,
             f"training sample {member.train_index}, label {member.label}",

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image  # comes with matplotlib, which cannot do without it
 
 from dualview.engine.pictures import Picture, thumbnail
+from dualview.plotting.heatmap import Heated, Scale
 
 PIXELS_VISIBLE_BELOW = 100
 JPEG_QUALITY = 88
@@ -25,6 +26,7 @@ class Shown(NamedTuple):
         words: text.
         alt: what a screen reader says.
         pixelated: whether the image is so small that its pixels should stay visible.
+        against: bars of a heat map that speak against the prediction; those of `strip` speak for it.
     """
 
     uri: str | None
@@ -32,6 +34,7 @@ class Shown(NamedTuple):
     words: str | None
     alt: str
     pixelated: bool = False
+    against: str | None = None
 
 
 def shown(picture: Picture, alt: str, side: int, length: int, limits: tuple[float, float]) -> Shown:
@@ -45,12 +48,40 @@ def shown(picture: Picture, alt: str, side: int, length: int, limits: tuple[floa
         limits: least and largest value on the scale of bars.
     """
     if picture.image is not None:
-        small = max(picture.image.shape[:2]) < PIXELS_VISIBLE_BELOW
-        photograph = not small and picture.image.shape[2:] == (3,)
-        return Shown(data_uri(thumbnail(picture.image, side), photograph), None, None, alt, small)
+        return _embedded(picture.image, alt, side)
     if picture.values is not None:
         return Shown(None, bars(picture.values, limits), None, f"{alt}: {picture.text}")
-    words = picture.text or "nothing to show"
+    return _written(picture.text or "nothing to show", alt, length)
+
+
+def shown_map(heated: Heated, scale: Scale, alt: str, side: int, length: int) -> Shown:
+    """Prepare a heat map for a page: an image over a faint one of the sample, or bars from zero.
+
+    Args:
+        heated: relevance and sample.
+        scale: what colours and lengths mean.
+        alt: what the map is.
+        side: longest side of an image in pixels; larger ones are shrunk.
+        length: most characters of text, where there is no picture of it.
+    """
+    values = heated.values
+    if values is None:
+        return _written(f"No map: relevance of {heated.words}", alt, length)
+    if values.ndim == 2:
+        return _embedded(scale.paint(values, heated.picture), alt, side)
+    ends = (-scale.limit, scale.limit)
+    above, below = bars(values.clip(min=0), ends), bars(values.clip(max=0), ends)
+    favourable, adverse = (below, above) if scale.flipped else (above, below)
+    return Shown(None, favourable, None, alt, against=adverse)
+
+
+def _embedded(image: np.ndarray, alt: str, side: int) -> Shown:
+    small = max(image.shape[:2]) < PIXELS_VISIBLE_BELOW
+    photograph = not small and image.shape[2:] == (3,)
+    return Shown(data_uri(thumbnail(image, side), photograph), None, None, alt, small)
+
+
+def _written(words: str, alt: str, length: int) -> Shown:
     return Shown(None, None, words if len(words) <= length else words[:length].rstrip() + "…", alt)
 
 
@@ -75,6 +106,8 @@ def bars(values: np.ndarray, limits: tuple[float, float]) -> str:
     zero, step = high * scale, STRIP_WIDTH / len(values)
     parts = []
     for number, value in enumerate(np.nan_to_num(values, posinf=high, neginf=low).clip(low, high)):
+        if value == 0:
+            continue
         left, width, top = (number + 0.15) * step, 0.7 * step, (high - value) * scale
         parts.append(f"M{left:.2f} {zero:.2f}h{width:.2f}V{top:.2f}h{-width:.2f}z")
     return "".join(parts)

@@ -14,8 +14,10 @@ from dualview.data._explainer import Explainer
 from dualview.data._ranking import Ranking
 from dualview.engine.datasets import as_samples
 from dualview.engine.tables import Table
+from dualview.features.lrp import LRP
 from dualview.report import facts, gallery
 from dualview.report.images import STRIP_HEIGHT, STRIP_WIDTH
+from dualview.report.maps import RuleChoice, settled
 
 
 def write_report(
@@ -28,11 +30,14 @@ def write_report(
     k: int = 5,
     top_suspects: int = 30,
     title: str | None = None,
+    rule: RuleChoice = "auto",
 ) -> Path:
     """Write one self-contained page about a model: what it got wrong, and which training samples made it.
 
     The page holds a summary of model and data, the surrogate's certificate and fidelity, explained
     predictions (wrong ones first, worst first), and the training samples most likely mislabelled.
+    Each explained prediction has heat maps: picking one of its proponents or opponents shows where
+    their score lies on both samples.
     Pictures are embedded, nothing is loaded from elsewhere, and it reads without JavaScript, on
     paper, in the dark and on a telephone. Equal inputs make equal bytes.
 
@@ -46,12 +51,18 @@ def write_report(
         k: proponents and opponents of each.
         top_suspects: training samples listed.
         title: heading of the page.
+        rule: how relevance goes back to the inputs of both samples; None draws no heat maps. "auto" is
+            `LRP("epsilon-plus-flat")`, or `LRP("epsilon")` behind a dense first layer, where flat maps
+            are the same everywhere. Where relevance cannot pass the network, or the training samples or
+            a fitted DualView are missing, the page has no maps and says why, and so does a warning.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: a negative number of samples, no neighbours, or data that the explainer refuses.
+        ValueError: a negative number of samples, no neighbours, data that the explainer refuses, or
+            samples that have changed since they were recorded.
+        NotImplementedError: an operation has no rule, where `rule` is given and not "auto".
 
     Example:
         >>> write_report(explainer, test_set, "report.html")  # doctest: +SKIP
@@ -61,10 +72,14 @@ def write_report(
             raise ValueError(f"`{name}` is {value}; expected 0 or more")
     if k < 1:
         raise ValueError(f"`k` is {k}; expected at least 1")
+    if rule is not None and rule != "auto" and not isinstance(rule, LRP):
+        raise TypeError(f"`rule` must be an LRP, None or 'auto'; it is {rule!r}")
     samples = as_samples(data, name="data")
     table = explainer.record(samples)
     errors = dataclasses.replace(explainer, held_out=table).errors()  # of the rows just recorded, not recorded again
     positions = gallery.choose(table, errors, num_errors, num_correct)
+    chosen_rule, no_maps = settled(explainer, samples, positions, rule)
+    predictions = gallery.predictions(explainer, samples, table, positions, k, chosen_rule)
     environment = Environment(
         loader=PackageLoader("dualview.report", "templates"),
         autoescape=True,
@@ -76,7 +91,10 @@ def write_report(
         title=title or f"What made {type(explainer.task.model).__name__} predict that",
         version=__version__,
         strip=(STRIP_WIDTH, STRIP_HEIGHT),
-        predictions=gallery.predictions(explainer, samples, table, positions, k),
+        predictions=predictions,
+        rule=repr(chosen_rule) if any(prediction.maps for prediction in predictions) else None,
+        no_maps=no_maps,
+        most_neighbours=2 * k,
         suspects=gallery.suspects(explainer, top_suspects) if top_suspects else [],
         **_summary(explainer, table, errors),
     )

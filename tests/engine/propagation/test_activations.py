@@ -34,6 +34,7 @@ FUNCTIONS = {
     "relu6": nn.ReLU6(inplace=True),
     "clamp": lambda x: x.clamp(-0.5, 1),
     "clamp above 0": lambda x: torch.clamp(x, min=0.25),
+    "clamp by a tensor": lambda x: torch.clamp(x, min=torch.linspace(-1, 1, 7).to(x)),
     "clip": lambda x: x.clip(max=0.5),
     "clamp_min": lambda x: x.clamp_min(-1).clamp_max(2),
     "hardshrink": F.hardshrink,
@@ -74,13 +75,39 @@ def test_the_slope_at_zero_is_the_derivative(function):
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     (derivative,) = torch.autograd.grad(function(x), x)
     around = torch.tensor([0.0, 1e-12, 1e-7, 5e-6, 7e-6], dtype=torch.float64)
-    slope = activations.slope(function, around, function(around), function(torch.zeros_like(around)))
+    slope = activations.slope(function, around, function(around), function(around.new_zeros(())))
     # (f(x) − f(0)) / x = f'(0) + x f''(0) / 2 + O(x²); |f''| ≤ 1 here, and rounding is 1e-16 / 6e-6.
     torch.testing.assert_close(slope, derivative.expand(5) + around * _half_second(function), rtol=0, atol=1e-10)
 
 
 def _half_second(function) -> float:
     return {F.gelu: 0.3989422804014327, F.softplus: 0.125}.get(function, 0.0)
+
+
+def test_bounds_that_widen_the_input_keep_the_slope_at_zero():
+    low = torch.tensor([-1.0, -2.0, 1.0]).double()
+    model = nn.Sequential(nn.Linear(2, 1, bias=False).double(), Made(lambda x: torch.clamp(x, min=low)))
+    model[0].weight.data = torch.tensor([[1.0, -1.0]]).double()
+    x, m = torch.ones(1, 2).double(), torch.tensor([[1.0, 2.0, 4.0]]).double()
+    found = trace(model, x, composite("epsilon", epsilon=0.0)).propagate(gradient=m)
+    # The unit stands at 0, where f' is 1, 1 and 0: the gradient 1 + 2 reaches both terms of 1 − 1.
+    assert found.relevance.tolist() == [[3.0, -3.0]]
+    assert sum(float(entry.total) for entry in found.account.absorbed if entry.kind == "constant") == 4.0
+
+
+@pytest.mark.parametrize(
+    "function", [nn.ReLU6(), nn.Hardtanh(-6, 6), lambda x: x.clamp(max=6)], ids=["relu6", "hardtanh", "clamp"]
+)
+def test_saturation_books_nothing(function):
+    """The gradient of a saturated unit is 0; its relevance, m · 6, passes all the same."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), Made(function)).double()
+    model[0].weight.data = torch.tensor([[4.0, 8.0], [1.0, 1.0]]).double()
+    found = trace(model, torch.ones(1, 2).double(), composite("epsilon", epsilon=0.0)).propagate(
+        gradient=torch.tensor([[1.0, 1.0]]).double()
+    )
+    # Unit 0 stands at 12, cut to 6 = 2 + 4; unit 1 at 2 = 1 + 1.
+    torch.testing.assert_close(found.relevance, torch.tensor([[3.0, 5.0]]).double(), rtol=1e-14, atol=0)
+    assert found.account.absorbed == ()
 
 
 def test_float32_small_inputs_lose_no_digits():

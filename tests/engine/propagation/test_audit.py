@@ -74,9 +74,13 @@ def inferred(x: Tensor) -> Tensor:
     return x * 2
 
 
-def out_of_sight(x: Tensor) -> Tensor:
+def cut_square(x: Tensor) -> Tensor:
+    return (x * x).detach()
+
+
+def out_of_sight(x: Tensor, *, cut: bool = False) -> Tensor:
     with torch._C.DisableTorchFunction():
-        return x.exp()
+        return x.exp().detach() if cut else x.exp()
 
 
 def on_a_view(x: Tensor) -> Tensor:
@@ -101,6 +105,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "`torch.jit")  # deprecated, but still about
     SCRIPTED = torch.jit.script(Square())
     SCRIPTED_FUNCTION = torch.jit.script(square)
+    SCRIPTED_CUT = torch.jit.script(cut_square)
     TRACED = torch.jit.trace(Square(), torch.ones(2, 3))
 
 HIDDEN = {
@@ -113,6 +118,8 @@ HIDDEN = {
     "traced module": (TRACED, "module 'block': it is scripted or traced"),
     "scripted function": (SCRIPTED_FUNCTION, "'MulBackward0'"),
     "function mode switched off": (out_of_sight, "'ExpBackward0'"),
+    "scripted function that cuts off": (SCRIPTED_CUT, "'aten.mul.Tensor'"),
+    "function mode switched off, cut off": (lambda x: x + 1e-3 * out_of_sight(x, cut=True), "'aten.exp.default'"),
     "product": (lambda x: x * torch.sigmoid(x), "'mul'"),
     "square": (lambda x: x**2, "'pow'"),
     "divisor": (lambda x: 1 / (x.abs() + 1), "'__rtruediv__'|'reciprocal'|'__rdiv__'"),
@@ -175,6 +182,11 @@ def test_a_hidden_operation_raises_and_is_named_with_its_module(name: str):
     with pytest.raises(NotImplementedError, match=rf"(?s)no relevance rule for .*({operation})") as raised:
         trace(Net(between), torch.randn(3, 3), composite("epsilon"))
     assert "'block'" in str(raised.value)
+
+
+def test_checkpointing_that_runs_code_again_is_refused():
+    with pytest.raises(RuntimeError, match="relevance cannot pass checkpointing"):
+        trace(Net(lambda x: checkpoint(torch.relu, x, use_reentrant=False)), torch.randn(3, 3), composite("epsilon"))
 
 
 def test_the_last_step_is_audited_too():

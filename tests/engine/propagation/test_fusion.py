@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from dualview.engine.propagation.composites import composite
 from dualview.engine.propagation.rules import Gamma, ZPlus
 from dualview.engine.propagation.trace import trace
+from dualview.engine.site import Site
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of the relevance was absorbed.*")
 
@@ -143,3 +144,16 @@ def test_the_statistics_of_a_batch_are_refused():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False))
     with pytest.raises(NotImplementedError, match="'batch_norm' in module '1' .*running statistics"):
         trace(model, torch.randn(4, 3), composite("epsilon"))
+
+
+@pytest.mark.parametrize("site", [Site("0", "output"), Site("1", "input")])
+def test_between_a_layer_and_its_folded_batch_norm_nothing_can_be_read(site: Site):
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match=r"between operation 'conv2d' in module '0' .* read the batch norm's output"):
+        trace(model, torch.randn(2, 1, 3, 3), composite("epsilon"), sites=[site])
+    after = Site("1", "output")
+    plain, watched = (trace(model, torch.ones(2, 1, 3, 3), composite("gamma"), sites=s) for s in ([], [after]))
+    seed = torch.ones_like(plain.logits)
+    found = watched.propagate(gradient=seed)
+    assert torch.equal(found.relevance, plain.propagate(gradient=seed).relevance)
+    assert found.sites[after].sum() == pytest.approx(float(watched.logits.sum()), rel=1e-6)

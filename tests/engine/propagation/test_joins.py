@@ -70,6 +70,7 @@ JOINS = {
     "hstack": lambda x: torch.hstack((x, C)),
     "where": lambda x: torch.where(x > 0, x, C),
     "where a number": lambda x: torch.where(x > 0, 4.0, x),
+    "where of broadcast sides": lambda x: torch.where(C > 2, x[:, :1], C[:1]),
     "where, the method": lambda x: x.where(x > 0, C),
     "maximum": lambda x: torch.maximum(x, C),
     "max of two": lambda x: torch.max(x, C),
@@ -79,6 +80,8 @@ JOINS = {
     "pad": lambda x: F.pad(x, (1, 2), value=3.0),
     "constant_pad_nd": lambda x: torch.constant_pad_nd(x, (1, 0), -1.0),
     "pad module": nn.ConstantPad1d(1, 0.5),
+    "diff prepend": lambda x: torch.diff(x, prepend=C),
+    "diff append": lambda x: x.diff(n=2, append=torch.arange(6).view(2, 3)),
     "write into a buffer": written,
     "overwrite": overwritten,
     "fill": filled,
@@ -104,6 +107,40 @@ def test_input_and_constants_get_what_they_contribute(name: str):
 def test_a_zero_constant_is_not_booked():
     found = trace(Made(lambda x: sum([x, x]) + torch.zeros(3).double()), X, composite("epsilon"))
     assert found.propagate(gradient=X).account.absorbed == ()
+
+
+@pytest.mark.parametrize(
+    "index, value",
+    [(0, lambda x: 3 * x[0:1]), (0, lambda x: 3 * x[None, 0:1]), ([0], lambda x: 3 * x[None, 0:1])],
+    ids=["one axis", "two axes", "by list"],
+)
+def test_writing_drops_leading_axes_of_length_1(index, value):
+    def first_row(x: Tensor) -> Tensor:
+        y = C * 1
+        y[index] = value(x)
+        return y
+
+    found = trace(Made(first_row), X, composite("epsilon")).propagate(gradient=torch.ones_like(X))
+    assert found.relevance.tolist() == [[3.0, -6.0, 9.0], [0.0, 0.0, 0.0]]
+    assert sum(entry.total for entry in found.account.absorbed) == 6.0  # the second row, 1 + 3 + 2
+
+
+def test_minus_infinity_that_no_maximum_takes_has_no_relevance():
+    model = Made(lambda x: x.masked_fill(x < 0, -torch.inf).amax(1, keepdim=True))
+    found = trace(model, X, composite("epsilon")).propagate(gradient=torch.tensor([[2.0], [1.0]]).double())
+    assert found.relevance.tolist() == [[0.0, 0.0, 6.0], [0.0, 4.0, 0.0]]
+    assert found.account.absorbed == ()
+
+
+@pytest.mark.parametrize("write", [lambda y, x: y.copy_(x), lambda y, x: y.__setitem__(0, x[0])], ids=["copy", "set"])
+def test_writing_into_whole_numbers_is_refused(write):
+    def rounded(x: Tensor) -> Tensor:
+        whole = torch.zeros(2, 3, dtype=torch.int64)
+        write(whole, x)
+        return x + whole
+
+    with pytest.raises(NotImplementedError, match="'(copy|__setitem__)_?' .*whole numbers"):
+        trace(Made(rounded), X, composite("epsilon"))
 
 
 def test_a_condition_that_is_the_input_is_refused():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dualview.engine.propagation.account import warn_of
 from dualview.engine.propagation.composites import composite
 from dualview.engine.propagation.trace import trace
 from dualview.errors import DualViewWarning, NonFiniteError
@@ -72,18 +73,33 @@ def test_overflow_names_the_operation():
         passed.propagate(gradient=torch.ones(1, 1))
 
 
-def test_a_warning_says_where_much_was_absorbed():
-    model = nn.Sequential(nn.Linear(2, 1))
-    model[0].weight.data.fill_(1.0)
-    model[0].bias.data.fill_(0.2)
-    passed = trace(model, torch.ones(1, 2), composite("epsilon"))
-    with pytest.warns(
-        DualViewWarning, match=r"9\.1% of the relevance .* 0\.2 by bias at operation 'linear' in module '0'"
-    ):
-        passed.propagate(gradient=torch.ones(1, 1))
-    model[0].bias.data.fill_(0.02)
-    found = trace(model, torch.ones(1, 2), composite("epsilon")).propagate(gradient=torch.ones(1, 1))
-    assert found.account.absorbed_share == pytest.approx(0.02 / 2.02, rel=1e-5)
+def test_the_weights_must_be_those_of_the_trace():
+    model = nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 1))
+    for layer in (model[0].weight, model[3].bias):
+        for rule in ("epsilon", "epsilon-plus", "epsilon-plus-flat"):
+            passed = trace(model, torch.ones(1, 1, 3), composite(rule, bias="absorb"))
+            with torch.no_grad():
+                layer.mul_(-1)
+            with pytest.raises(
+                ValueError, match=r"the weights of operation '\w+' in module .* changed after the trace"
+            ):
+                passed.propagate(gradient=torch.ones(1, 1))
+
+
+def test_relevance_that_grows_out_of_all_proportion_is_warned_of():
+    """Excluding a bias that nearly cancels z leaves a small output with the relevance of a large one."""
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1, bias=False)).double()
+    model[0].weight.data = torch.tensor([[1.0, -1.0]]).double()
+    model[0].bias.data.fill_(1.0)
+    model[1].weight.data.fill_(1.0)
+    x = torch.tensor([[1.0, 1.0 - 1e-4]]).double()
+    passed = trace(model, x, composite("epsilon", bias="exclude", epsilon=0.0))
+    account = passed.propagate(gradient=torch.ones(1, 1).double()).account
+    assert account.growth is not None and account.growth.ratio == pytest.approx(
+        (2 - 1e-4) / 1e-4, rel=1e-3
+    )  # as float32 has 1e-4
+    with pytest.warns(DualViewWarning, match=r"grew 2e\+04-fold up to operation 'input'"):
+        warn_of(account)
 
 
 def test_cancelling_branches_show():

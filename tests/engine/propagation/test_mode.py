@@ -109,3 +109,68 @@ def test_names_are_those_a_user_knows():
     assert {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu_} <= OPERATIONS.keys()
     assert not OPERATIONS[torch.relu].in_place
     assert OPERATIONS[Tensor.relu_].in_place
+
+
+class IntoBuffer(nn.Module):
+    def __init__(self, write) -> None:
+        super().__init__()
+        self.write, self.fc, self.out = write, nn.Linear(6, 6), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        buffer = torch.ones(len(x), 8, dtype=x.dtype)
+        self.write(buffer, self.fc(x))
+        return self.out(torch.relu(buffer))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda buffer, y: buffer[:, :6].add_(y),
+        lambda buffer, y: buffer[:, :6].copy_(y),
+        lambda buffer, y: buffer.narrow(1, 1, 6).mul_(2).add_(y),
+        lambda buffer, y: buffer.__setitem__((slice(None), slice(6)), y),
+    ],
+    ids=["add_", "copy_", "mul_, add_", "="],
+)
+def test_writing_into_a_part_of_a_buffer_books_the_rest(write):
+    torch.manual_seed(0)
+    model, x = IntoBuffer(write).double(), torch.randn(3, 6).double()
+    passed = trace(model, x, composite("epsilon", epsilon=0.0))
+    found = passed.propagate(gradient=torch.ones_like(passed.logits))
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf).sum(), leaf)
+    torch.testing.assert_close(found.relevance, gradient * x, rtol=1e-12, atol=1e-15)
+    assert any(entry.kind == "constant" and entry.size > 0.01 for entry in found.account.absorbed)
+
+
+class TimeFirst(nn.Module):
+    """A recurrent-style layout, "time sample unit", with as many steps as samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x.transpose(0, 1)))).sum(0)
+
+
+def test_where_the_first_axis_is_not_the_sample_amounts_are_known_in_total_and_samples_stay_apart():
+    torch.manual_seed(0)
+    model, x = TimeFirst().double(), torch.randn(4, 4, 3).double() * torch.tensor([1, 10, 100, 1000]).view(4, 1, 1)
+    rules = composite("epsilon", epsilon=0.1)
+    passed = trace(model, x, rules)
+    found = passed.propagate(gradient=torch.ones_like(passed.logits))
+    assert all(entry.amount.ndim == 0 for entry in found.account.absorbed)
+    assert {entry.kind for entry in found.account.absorbed} == {"bias", "epsilon"}
+    for k in range(4):
+        alone = trace(model, x[k : k + 1], rules).propagate(gradient=torch.ones(1, 2).double())
+        torch.testing.assert_close(found.relevance[k : k + 1], alone.relevance, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own imports
+def test_a_compiled_module_runs_as_what_it_was_made_from():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3)
+    plain, compiled = (trace(net, x, composite("gamma")) for net in (model, torch.compile(model)))
+    found = [one.propagate(gradient=torch.ones(2, 2)).relevance for one in (plain, compiled)]
+    assert torch.equal(*found)

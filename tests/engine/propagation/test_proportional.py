@@ -34,7 +34,7 @@ class Functional(nn.Module):
 
 
 def addmm(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.addmm(weight[0, :3], x, weight[1:, :3], beta=0.5, alpha=2)
+    return torch.addmm(weight[0, :3], x, weight[1:, :3], beta=0.5, alpha=-2)
 
 
 LAYERS = {
@@ -87,22 +87,20 @@ def twin(rule: Proportional, weight: Tensor, bias: Tensor, x: Tensor, relevance:
     sees = weight != 0
     kept = bias if rule.bias != "exclude" else torch.zeros_like(bias)
     if isinstance(rule, Epsilon):
-        terms = [(1.0, z, kept, torch.ones_like(bias, dtype=torch.bool))]
+        terms = [(1.0, z, kept)]
     elif isinstance(rule, Gamma):
-        positive = z.sum(1) + kept >= 0
-        terms = [
-            (1.0, z + rule.gamma * above, kept + rule.gamma * kept.clamp(min=0), positive),
-            (1.0, z + rule.gamma * below, kept + rule.gamma * kept.clamp(max=0), ~positive),
-        ]
+        positive = (z.sum(1) if rule.bias == "exclude" else z.sum(1) + bias) >= 0
+        favoured = torch.where(positive[:, None], above, below)
+        kept_favoured = torch.where(positive, kept.clamp(min=0), kept.clamp(max=0))
+        terms = [(1.0, z + rule.gamma * favoured, kept + rule.gamma * kept_favoured)]
     else:
         alpha, beta = (1.0, 0.0) if isinstance(rule, ZPlus) else (rule.alpha, rule.beta)
-        everywhere = torch.ones_like(bias, dtype=torch.bool)
-        terms = [(alpha, above, kept.clamp(min=0), everywhere), (-beta, below, kept.clamp(max=0), everywhere)]
+        terms = [(alpha, above, kept.clamp(min=0)), (-beta, below, kept.clamp(max=0))]
     found = torch.zeros_like(x)
-    for share, contributions, bias_part, where in terms:
+    for share, contributions, bias_part in terms:
         denominators = contributions.sum(1) + bias_part
-        size = float(denominators[where].abs().max()) if bool(where.any()) else 0.0
-        for j in where.nonzero().flatten().tolist():
+        size = float(denominators.abs().max())
+        for j in range(len(denominators)):
             d = float(denominators[j])
             if d == 0:
                 continue

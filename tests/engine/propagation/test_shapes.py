@@ -22,6 +22,7 @@ REARRANGING = {
     "view_as": lambda x: x.view_as(torch.zeros(3, 8, 8)),
     "reshape_as": lambda x: x.reshape_as(x),
     "flatten": lambda x: torch.flatten(x, 1),
+    "flatten by keyword": lambda x: torch.flatten(input=x, start_dim=1),
     "unflatten": lambda x: x.unflatten(1, (2, 2)),
     "ravel": lambda x: x.ravel().view(3, -1),
     "squeeze": lambda x: x.unsqueeze(1).squeeze(1),
@@ -42,23 +43,23 @@ REARRANGING = {
     "split": lambda x: x.split([1, 3], 1)[1],
     "split_with_sizes": lambda x: x.split_with_sizes([3, 1], 2)[0],
     "tensor_split": lambda x: torch.tensor_split(x, 3, 1)[0],
-    "hsplit": lambda x: x.hsplit(2)[0].vsplit(3)[0].dsplit(2)[1].expand(3, -1, -1, -1),
+    "hsplit": lambda x: x.hsplit(2)[0].dsplit(2)[1].transpose(0, 1).vsplit(2)[0].transpose(0, 1),
     "unbind": lambda x: x.unbind(1)[3],
     "unfold": lambda x: x.unfold(2, 3, 1),
     "index_select": lambda x: x.index_select(1, INDEX),
     "gather": lambda x: x.gather(1, INDEX.view(1, 3, 1, 1).expand(3, -1, 4, 4)),
-    "take": lambda x: torch.take(x, INDEX).view(3, 1),
+    "take": lambda x: torch.take(x, torch.tensor([2, 64, 190])).view(3, 1),
     "take_along_dim": lambda x: x.take_along_dim(INDEX.view(1, 3, 1, 1), 1),
     "masked_select": lambda x: x.masked_select(torch.arange(4) < 2).view(3, -1),
-    "flip": lambda x: x.flip(1).fliplr().flipud(),
+    "flip": lambda x: x.flip(2).fliplr().transpose(0, 1).flipud().transpose(0, 1),
     "roll": lambda x: x.roll(1, 2).rot90(1, (2, 3)),
     "diagonal": lambda x: x.diagonal(0, 2, 3),
-    "as_strided": lambda x: x.as_strided((3, 4), (64, 2)),
     "atleast_3d": lambda x: torch.atleast_3d(torch.atleast_2d(torch.atleast_1d(x))),
     "to": lambda x: x.to(torch.float32).double().type(torch.float32).float().type_as(x).cpu().to(x),
     "pixel_shuffle": lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2),
     "channel_shuffle": lambda x: F.channel_shuffle(x, 2),
     "getitem": lambda x: x[:, INDEX, 1:, ::2],
+    "getitem list": lambda x: x.transpose(0, 1)[[0, 2]].transpose(0, 1),
     "getitem mask": lambda x: x[:, torch.tensor([True, False, True, True])],
     "iteration": lambda x: next(iter(x.transpose(0, 1))),
     "dropout": lambda x: F.dropout2d(F.dropout(x, 0.5, False), training=False),
@@ -70,8 +71,9 @@ LINEAR = {
     "cumsum": lambda x: x.cumsum(1),
     "trace": lambda x: torch.stack([torch.trace(sample[0]) for sample in x])[:, None],
     "tril": lambda x: x.tril() - 2 * x.triu(),
-    "diag": lambda x: torch.diag(x[:, 0, 0, 0]) + torch.diag_embed(x[0, 0, 0, :3]),
+    "diag": lambda x: torch.diag(x[:, 0, 0, 0]) + torch.diag_embed(x[:, 1, 2, 3]),
     "diff": lambda x: -x.diff(dim=1) + x[:, :3].neg(),
+    "as_strided": lambda x: x.as_strided((3, 4), (64, 2)) + x[:, 1].clone().as_strided((3, 4), (16, 1)),
     "fold": lambda x: F.fold(F.unfold(x, 3, padding=1), (4, 4), 3, padding=1),
     "avg_pool": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "avg_pool1d": lambda x: F.avg_pool1d(x.flatten(2), 3),
@@ -174,6 +176,11 @@ def test_training_mode_dropout_and_a_tracked_grid_are_refused():
         trace(Made(lambda x: F.grid_sample(x, x[:, :2].movedim(1, 3), align_corners=False)), x, composite("epsilon"))
     with pytest.raises(NotImplementedError, match="'to' .*carries no gradient"):
         trace(Made(lambda x: x + x.to(torch.int32)), x, composite("epsilon"))
+
+
+def test_reading_beside_the_argument_is_refused():
+    with pytest.raises(NotImplementedError, match="'as_strided' .*memory that is not its argument's own"):
+        trace(Made(lambda x: x[:, 1].as_strided((3, 4), (64, 9))), torch.randn(3, 4, 4, 4), composite("epsilon"))
 
 
 def test_a_net_without_parameters_takes_any_rule():

@@ -15,6 +15,7 @@ from dualview.errors import DualViewWarning, NonFiniteError
 Kind = Literal["bias", "epsilon", "zero denominator", "constant"]
 
 WARN_ABOVE = 0.05
+WARN_GROWTH = 1e3
 EXACT = 1e-6  # of |seed| + Σ|absorbed|, in float64
 ROUNDING = 32  # float32 roundings granted per unit of relevance that passes an operation
 
@@ -76,6 +77,18 @@ class Branches(NamedTuple):
     ratio: float
 
 
+class Growth(NamedTuple):
+    """Where relevance of both signs is largest on its way.
+
+    Attributes:
+        place: the operation at whose output it is.
+        ratio: Σ|R| there / Σ|R| at the seed; above 1 parts of either sign cancel in the sum.
+    """
+
+    place: Place
+    ratio: float
+
+
 @dataclass(frozen=True, eq=False)
 class Account:
     """The balance of one pass: `seed` = `inputs` + the sum of `absorbed`.
@@ -85,8 +98,9 @@ class Account:
         inputs: relevance that reached the inputs, in the same form.
         absorbed: what each operation kept, in the order of the backward pass.
         branches: how far branches cancel at each addition.
-        residual: |seed − inputs − Σ absorbed|: rounding, checked against `tolerance`.
+        residual: |seed − inputs − Σ absorbed|: rounding, checked against `tolerance`; of the worst sample.
         tolerance: what it was checked against.
+        growth: where relevance of both signs is largest on its way; None where there was none.
     """
 
     seed: Tensor
@@ -95,6 +109,7 @@ class Account:
     branches: tuple[Branches, ...]
     residual: float
     tolerance: float
+    growth: Growth | None = None
 
     def __repr__(self) -> str:
         """Say the balance and who took most; the fields hold every number."""
@@ -134,36 +149,40 @@ class Ledger:
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
+        self.unsure: set[Place] = set()  # where the first axis may be another than the sample
         self.open()
 
     def open(self) -> None:
         """Forget the last pass."""
         self._absorbed: list[Absorbed] = []
         self._branches: list[tuple[Place, Tensor, Tensor]] = []
-        self._flow: list[Tensor] = []
+        self._flow: list[tuple[Place, Tensor]] = []
 
     def book(self, place: Place, kind: Kind, amounts: Tensor) -> None:
         """Write down what an operation absorbed, element by element of its output."""
-        self._absorbed.append(Absorbed(place, kind, self.per_sample(amounts)))
+        self.enter(place, kind, self.per_sample(amounts, place))
 
-    def see_flow(self, relevance: Tensor) -> None:
+    def enter(self, place: Place, kind: Kind, amount: Tensor) -> None:
+        """Write down what an operation absorbed, by sample or in total."""
+        self._absorbed.append(Absorbed(place, kind, amount))
+
+    def see_flow(self, place: Place, relevance: Tensor) -> None:
         """Take note of the relevance at an operation's output: its size bounds the pass's rounding."""
-        if relevance.dtype != torch.float64:  # whose rounding is far below what is tolerated
-            self._flow.append(torch.linalg.vector_norm(relevance, 1))
+        self._flow.append((place, torch.linalg.vector_norm(relevance, 1)))
 
     def see_branches(self, place: Place, apart: Tensor, together: Tensor) -> None:
         """Take note of |R_a| + |R_b| and |R_a + R_b| at an addition."""
         self._branches.append((place, apart.sum(), together.sum()))
 
-    def per_sample(self, amounts: Tensor) -> Tensor:
-        """Sum over everything but the batch axis; over all where the first axis is not the batch."""
+    def per_sample(self, amounts: Tensor, place: Place | None = None) -> Tensor:
+        """Sum over everything but the batch axis; over all where the first axis is not, or may not be, the batch."""
         amounts = amounts.detach()
-        if amounts.ndim and amounts.shape[0] == self.num_samples:
+        if amounts.ndim and amounts.shape[0] == self.num_samples and place not in self.unsure:
             return amounts.flatten(1).sum(1) if amounts.ndim > 1 else amounts.clone()
         return amounts.sum()
 
     def close(self, seed: Tensor, inputs: list[Tensor]) -> Account:
-        """Balance the books.
+        """Balance the books: sample by sample where all entries are known so, in total where not.
 
         Args:
             seed: relevance at the seed, element by element.
@@ -172,27 +191,47 @@ class Ledger:
         Raises:
             ArithmeticError: seed and account differ by more than rounding explains.
         """
+        begun = self.per_sample(seed)
         parts = [self.per_sample(values) for values in inputs]
-        alike = len({part.shape for part in parts}) == 1
-        reached = torch.stack(parts if alike else [part.sum() for part in parts]).sum(0)
         absorbed = tuple(entry for entry in self._absorbed if entry.size)
-        residual = abs(float(seed.sum()) - float(reached.sum()) - sum(entry.total for entry in absorbed))
-        size = float(self.per_sample(seed).abs().sum()) + sum(entry.size for entry in absorbed)
-        tolerance = EXACT * size
+        amounts = [entry.amount for entry in absorbed]
+        if len({part.shape for part in (begun, *parts)}) > 1:
+            parts = [part.sum() for part in parts]
+        reached = torch.stack(parts).sum(0)
+        if len({part.shape for part in (begun, reached, *amounts)}) > 1:
+            residuals = (begun.sum() - reached.sum() - sum(amount.sum() for amount in amounts)).abs()
+            sizes = begun.abs().sum() + sum(amount.abs().sum() for amount in amounts)
+        else:
+            residuals = (begun - reached - sum(amounts)).abs()
+            sizes = begun.abs() + sum(amount.abs() for amount in amounts)
+        tolerances = EXACT * sizes
         if seed.dtype != torch.float64:
             # Every operation rounds what passes it by some units in the last place, and most sum thousands of terms.
-            flow = float(seed.abs().sum()) + sum(float(flow) for flow in self._flow)
-            tolerance += ROUNDING * torch.finfo(seed.dtype).eps * flow
-        account = Account(self.per_sample(seed), reached, absorbed, self._cancelling(), residual, tolerance)
+            flow = float(seed.abs().sum()) + sum(float(flow) for _, flow in self._flow)
+            tolerances = tolerances + ROUNDING * torch.finfo(seed.dtype).eps * flow
+        worst = int((residuals - tolerances).argmax())
+        residual, tolerance = float(residuals.flatten()[worst]), float(tolerances.flatten()[worst])
+        growth = self._growth(seed, inputs)
+        account = Account(begun, reached, absorbed, self._cancelling(), residual, tolerance, growth)
         if not residual <= tolerance:
             advice = "" if seed.dtype == torch.float64 else " Rounding may be the cause: try model.double()."
+            if residuals.numel() > 1 and abs(float((begun - reached - sum(amounts)).sum())) <= float(tolerances.sum()):
+                advice = " In total it does: the model mixes samples, whose maps cannot be told apart."
+            which = f" of sample {worst}" if residuals.numel() > 1 else ""
+            totals = (float(seed.sum()), float(reached.sum()), sum(entry.total for entry in absorbed))
             raise ArithmeticError(
-                f"the relevance at the seed, {float(seed.sum()):.6g}, should be what reached the inputs, "
-                f"{float(reached.sum()):.6g}, plus what was absorbed, {sum(entry.total for entry in absorbed):.6g}; "
-                f"they differ by {residual:.3g}, more than the tolerated {tolerance:.3g}.{advice}"
+                f"the relevance{which} at the seed should be what reached the inputs plus what was absorbed; they "
+                f"differ by {residual:.3g}, more than the tolerated {tolerance:.3g}. In total {totals[0]:.6g} began, "
+                f"{totals[1]:.6g} arrived and {totals[2]:.6g} was absorbed.{advice}"
             )
-        warn_where_much_was_absorbed(account)
         return account
+
+    def _growth(self, seed: Tensor, inputs: list[Tensor]) -> Growth | None:
+        begun = float(seed.abs().sum())
+        sizes = [(float(size), place) for place, size in self._flow]
+        sizes.append((sum(float(values.abs().sum()) for values in inputs), Place("input")))
+        largest, place = max(sizes, key=lambda entry: entry[0])
+        return Growth(place, largest / begun) if begun else None
 
     def _cancelling(self) -> tuple[Branches, ...]:
         return tuple(
@@ -213,8 +252,9 @@ def joined_account(accounts: Sequence[Account]) -> Account:
             Branches(place, max(b.ratio for account in accounts for b in account.branches if b.place == place))
             for place in additions
         ),
-        sum(account.residual for account in accounts),
-        sum(account.tolerance for account in accounts),
+        max(account.residual for account in accounts),
+        max(account.tolerance for account in accounts),
+        max((account.growth for account in accounts if account.growth), key=lambda growth: growth.ratio, default=None),
     )
 
 
@@ -232,17 +272,24 @@ def _joined(amounts: list[Tensor]) -> Tensor:
     return torch.stack([amount.sum() for amount in amounts]).sum()
 
 
-def warn_where_much_was_absorbed(account: Account) -> None:
-    """Warn when more than 5 % of the relevance did not reach the inputs, and say where it stayed."""
+def warn_of(account: Account) -> None:
+    """Warn where a map says less than it seems to: much was absorbed, or relevance grew out of all proportion."""
     share = account.absorbed_share
-    if share <= WARN_ABOVE:
-        return
-    where = "; ".join(f"{entry.total:.3g} by {entry.kind} at {entry.place}" for entry in account.largest())
-    warnings.warn(
-        f"{share:.1%} of the relevance was absorbed on the way and is not in the maps: {where}",
-        DualViewWarning,
-        stacklevel=4,
-    )
+    if share > WARN_ABOVE:
+        where = "; ".join(f"{entry.total:.3g} by {entry.kind} at {entry.place}" for entry in account.largest())
+        much = f"{share:.1%}" if share <= 1 else f"{share:.3g} times the seed, in parts of either sign,"
+        warnings.warn(
+            f"{much} of the relevance was absorbed on the way and is not in the maps: {where}",
+            DualViewWarning,
+            stacklevel=4,
+        )
+    if account.growth is not None and account.growth.ratio > WARN_GROWTH:
+        warnings.warn(
+            f"relevance of both signs grew {account.growth.ratio:.3g}-fold up to {account.growth.place}: the maps are "
+            "small differences of large numbers. Another rule, or bias='absorb', may be steadier",
+            DualViewWarning,
+            stacklevel=4,
+        )
 
 
 def check_finite(values: Tensor, what: str) -> None:

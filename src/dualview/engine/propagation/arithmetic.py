@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dualview.engine.propagation.calls import Call, merged, table
+from dualview.engine.propagation.constants import spread
 from dualview.engine.propagation.tape import is_tracked
 
 
@@ -18,20 +19,22 @@ def add(call: Call) -> Tensor:
         result = call.function(a, b, **options)
         _watch_branches(call, result, a, b, options.get("alpha", 1))
         return result
-    x, constant = (a, b) if is_tracked(a) else (b, a)
-    spread = _spread(constant, x)
-    parts = (x, call.tape.constant(spread, call.place))
-    result = call.function(*(parts if is_tracked(a) else parts[::-1]), **options)
-    call.tape.shadows.cast(result, call.tape.shadows.of(x))
-    return result
+    if is_tracked(a):
+        result = call.function(a, call.tape.constant(spread(b, a), call.place), **options)
+        return hand_on_shadow(call, a, result)
+    result = call.function(call.tape.constant(spread(a, b), call.place), b, **options)
+    return hand_on_shadow(call, b, result, factor=options.get("alpha", 1))
 
 
 def reversed_subtract(call: Call) -> Tensor:
     """Run `constant - x`."""
     x, constant = call.args
-    result = call.tape.constant(_spread(constant, x), call.place) - x
-    call.tape.shadows.cast(result, call.tape.shadows.of(x))
-    return result
+    return hand_on_shadow(call, x, call.tape.constant(spread(constant, x), call.place) - x)
+
+
+def negate(call: Call) -> Tensor:
+    """Run `-x`."""
+    return hand_on_shadow(call, call.bind("input")["input"], call.run())
 
 
 def multiply(call: Call) -> Tensor:
@@ -39,9 +42,8 @@ def multiply(call: Call) -> Tensor:
     a, b, _ = _operands(call)
     if is_tracked(a) and is_tracked(b):
         raise call.refusal("both factors depend on the input")
-    result = call.run()
-    call.tape.shadows.cast(result, call.tape.shadows.of(a if is_tracked(a) else b))
-    return result
+    x, constant = (a, b) if is_tracked(a) else (b, a)
+    return hand_on_shadow(call, x, call.run(), factor=constant)
 
 
 def divide(call: Call) -> Tensor:
@@ -52,8 +54,22 @@ def divide(call: Call) -> Tensor:
     if options.get("rounding_mode") is not None:
         raise call.refusal("it rounds")
     result = call.run()
-    call.tape.shadows.cast(result, call.tape.shadows.of(a))
+    return hand_on_shadow(call, a, result, factor=_as(result, b).reciprocal())
+
+
+def hand_on_shadow(call: Call, x: Tensor, result: Tensor, factor: Any = 1) -> Tensor:
+    """Return factor · x + constant with the shadow of x; where the factor is 0, what is written there is booked."""
+    shadow = call.tape.shadows.of(x)
+    if shadow is not None:
+        seen = _as(result, factor) != 0
+        if not bool(seen.all()):
+            shadow = torch.where(seen, shadow, call.tape.lost_shadow(result.detach(), call.place))
+        call.tape.shadows.cast(result, shadow)
     return result
+
+
+def _as(result: Tensor, constant: Any) -> Tensor:
+    return torch.as_tensor(constant, dtype=result.dtype, device=result.device)
 
 
 def _operands(call: Call) -> tuple[Any, Any, dict[str, Any]]:
@@ -61,18 +77,11 @@ def _operands(call: Call) -> tuple[Any, Any, dict[str, Any]]:
     return given.pop("input"), given.pop("other"), given
 
 
-def _spread(constant: Any, x: Tensor) -> Tensor:
-    """Return the constant in the sum's shape, so that its share is known sample by sample."""
-    dtype = torch.result_type(x, constant)
-    constant = torch.as_tensor(constant, dtype=dtype, device=x.device)
-    return constant.expand(torch.broadcast_shapes(constant.shape, x.shape))
-
-
 def _watch_branches(call: Call, result: Tensor, a: Tensor, b: Tensor, alpha: float | int) -> None:
     """Note during backward how far the branches cancel; made now, since in-place changes may follow."""
-    apart, together = (a.detach().abs() + (alpha * b.detach()).abs()), result.detach().abs()
+    apart = torch.add(a.detach().abs(), b.detach().abs(), alpha=abs(alpha))
+    together = result.detach().abs()
     place, ledger = call.place, call.tape.ledger
-    together = together.clone()
 
     def look(gradients: tuple[Tensor | None, ...]) -> None:
         if gradients[0] is not None:
@@ -86,6 +95,7 @@ def _watch_branches(call: Call, result: Tensor, a: Tensor, b: Tensor, alpha: flo
 OPERATIONS = merged(
     table(add, "add sub subtract __radd__"),
     table(reversed_subtract, "__rsub__", [Tensor]),
+    table(negate, "neg negative"),
     table(multiply, "mul multiply __rmul__"),
     table(divide, "div divide true_divide"),
 )

@@ -44,10 +44,6 @@ class Call:
         """Return the arguments by name, given the names of the positional ones."""
         return {**defaults, **dict(zip(names.split(), self.args, strict=False)), **self.kwargs}
 
-    def with_args(self, *args: Any) -> Call:
-        """Return the same call with other positional arguments."""
-        return Call(self.place, self.function, self.spellings, args, self.kwargs, self.tape)
-
     def as_call(self, function: Callable[..., Any], *args: Any) -> Call:
         """Return another call that stands for this one."""
         return Call(self.place, function, self.spellings, args, {}, self.tape)

@@ -14,6 +14,18 @@ from torch import Tensor
 from dualview.engine.propagation.account import Ledger, Place
 
 
+def spread(constant: Any, x: Tensor, *shapes: tuple[int, ...]) -> Tensor:
+    """Return a constant in the type and shape of what it makes with x, so that its share is known by sample.
+
+    Args:
+        constant: a number or a tensor.
+        x: what it is added to, or stands beside.
+        shapes: of whatever else takes part.
+    """
+    constant = torch.as_tensor(constant, dtype=torch.result_type(x, constant), device=x.device)
+    return constant.expand(torch.broadcast_shapes(constant.shape, x.shape, *shapes))
+
+
 class Constant(torch.autograd.Function):
     """The constant forward; backward books m · c as absorbed.
 
@@ -29,8 +41,8 @@ class Constant(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
-        """Book the constant's relevance."""
-        ctx.ledger.book(ctx.place, "constant", gradient * ctx.value)
+        """Book the constant's relevance; −∞ that no maximum took has none."""
+        ctx.ledger.book(ctx.place, "constant", (gradient * ctx.value).masked_fill_(gradient == 0, 0))
         return None, None, None, None
 
 

@@ -6,12 +6,14 @@ k W and bias k (b − mean) + β. Whoever else uses W x + b keeps the unfolded v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dualview.engine.propagation.linear_ops import LinearOp
+from dualview.engine.site import Site
 
 
 def rescale_rows(weight: Tensor, scale: Tensor) -> Tensor:
@@ -35,12 +37,30 @@ def normalisation(
     return scale.reshape(shape).detach(), shift.reshape(shape).detach()
 
 
-def fold_into(x: Tensor, scale: Tensor, shift: Tensor) -> LinearOp | None:
-    """Return the linear operation that made `x`, with the scale and shift folded in; None if none did."""
-    op = getattr(x.grad_fn, "op", None)
+def fold_into(x: Tensor, scale: Tensor, shift: Tensor, noted: Mapping[Any, Site]) -> LinearOp | None:
+    """Return the linear operation that made `x`, with the scale and shift folded in; None if none did.
+
+    Args:
+        x: what batch norm gets.
+        scale: see `normalisation`.
+        shift: likewise.
+        noted: graph nodes at which relevance is to be read, with the sites that asked for it.
+
+    Raises:
+        ValueError: relevance was to be read between the two, where after folding there is nothing.
+    """
+    node: Any = x.grad_fn
+    site = noted.get(node)
+    if site is not None and site.side == "input":  # a copy was handed to the module, so that its use alone counts
+        node = node.next_functions[0][0]
+    op = getattr(node, "op", None)
     if not isinstance(op, LinearOp) or op.rescale is None or op.z.ndim < 2:
         return None
-    is_dense = op.kind == "linear"
-    if is_dense and op.z.ndim != 2:  # its channels are the last axis, batch norm's are axis 1
+    if op.kind == "linear" and op.z.ndim != 2:  # its channels are the last axis, batch norm's are axis 1
         return None
+    if site is not None:
+        raise ValueError(
+            f"site {tuple(site)} lies between {op.place} and the batch norm that is folded into it, where no relevance "
+            "passes: read the batch norm's output instead"
+        )
     return op.scaled(scale, shift, "batch_norm")

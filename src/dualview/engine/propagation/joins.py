@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,92 +10,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualview.engine.propagation.calls import Call, merged, table
-from dualview.engine.propagation.shapes import homogeneous, rearrange
+from dualview.engine.propagation.constants import spread
+from dualview.engine.propagation.shapes import homogeneous, rearrange, with_tensors
 from dualview.engine.propagation.tape import is_tracked, tensors_of
+
+
+def with_constants(call: Call) -> Any:
+    """Run a call with its constant tensors made part of the graph."""
+    return with_tensors(call, partial(lifted, call)).run()
 
 
 def concatenate(call: Call) -> Tensor:
     """Join tensors; what a terminal rule writes onto a constant part is booked as well."""
-    result = lift(call).run()
-    shadows = [shadow_of(call, part) for part in tensors_of((call.args, call.kwargs))]
-    if None not in shadows:
-        given = iter(shadows)
-        args, kwargs = (_mapped(lambda _: next(given), value) for value in (call.args, call.kwargs))
-        call.tape.shadows.cast(result, call.function(*args, **kwargs))
+    result = with_constants(call)
+    if all(call.tape.shadows.of(part) is not None for part in tensors_of((call.args, call.kwargs)) if is_tracked(part)):
+        call.tape.shadows.cast(result, with_tensors(call, partial(shadow_of, call)).run())
     return result
-
-
-def lift(call: Call) -> Call:
-    """Return the call with its constant tensors made part of the graph."""
-    args, kwargs = (_mapped(lambda part: lifted(call, part), value) for value in (call.args, call.kwargs))
-    return Call(call.place, call.function, call.spellings, args, kwargs, call.tape)
 
 
 def lifted(call: Call, value: Tensor) -> Tensor:
     """Return a constant as a part of the graph that books its relevance; anything else as it is."""
-    if is_tracked(value):
-        return value
-    return call.tape.constant(value if value.is_floating_point() else value.to(torch.get_default_dtype()), call.place)
+    return value if is_tracked(value) else call.tape.constant(_real(call, value), call.place)
 
 
 def shadow_of(call: Call, value: Tensor) -> Tensor | None:
     """Return the shadow of a part of a join; a constant's books what is written there."""
-    return call.tape.shadows.of(value) if is_tracked(value) else call.tape.lost_shadow(value, call.place)
+    return call.tape.shadows.of(value) if is_tracked(value) else call.tape.lost_shadow(_real(call, value), call.place)
 
 
-def _mapped(function: Any, value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(function, part) for part in value)
-    if isinstance(value, dict):
-        return {key: _mapped(function, part) for key, part in value.items()}
-    return value
-
-
-def pick(call: Call) -> Tensor:
-    """Take the larger, or the smaller, of two tensors, element by element."""
-    return lift(call).run()
+def _real(call: Call, constant: Tensor) -> Tensor:
+    """Return whole numbers in the type that they get beside what depends on the input."""
+    if constant.is_floating_point():
+        return constant
+    return constant.to(next(part.dtype for part in tensors_of((call.args, call.kwargs)) if is_tracked(part)))
 
 
 def extreme(call: Call) -> Any:
     """Run `max` or `min`: of two tensors, or over elements."""
     two = len(call.args) > 1 and isinstance(call.args[1], Tensor) or isinstance(call.kwargs.get("other"), Tensor)
-    return pick(call) if two else homogeneous(call)
+    return with_constants(call) if two else homogeneous(call)
 
 
-def where(call: Call) -> Tensor:
-    """Run `torch.where(condition, a, b)`."""
-    given = call.bind("condition input other")
-    return _select(call, given["condition"], given.get("input"), given.get("other"))
+def select(names: str, roles: str, call: Call) -> Tensor:
+    """Run `where` or `masked_fill`.
 
-
-def where_method(call: Call) -> Tensor:
-    """Run `a.where(condition, b)`."""
-    given = call.bind("input condition other")
-    return _select(call, given["condition"], given["input"], given["other"])
-
-
-def masked_fill(call: Call) -> Tensor:
-    """Run `a.masked_fill(mask, value)`."""
-    given = call.bind("input mask value")
-    return _select(call, given["mask"], given["value"], given["input"])
-
-
-def _select(call: Call, condition: Tensor, a: Any, b: Any) -> Tensor:
+    Args:
+        names: of its arguments, in their order.
+        roles: which of them is the condition, which stands where it holds, and which where it does not.
+    """
+    given = call.bind(names, input=None, other=None)
+    condition, a, b = (given[role] for role in roles.split())
     tracked = [side for side in (a, b) if is_tracked(side)]
     if is_tracked(condition) or not tracked:
         raise call.refusal("its condition depends on the input other than by a comparison")
-    a, b = torch.broadcast_tensors(*(_as_tensor(side, tracked[0]) for side in (a, b, condition)))[:2]
+    a, b = (side if is_tracked(side) else spread(side, tracked[0], condition.shape) for side in (a, b))
     result = torch.where(condition, lifted(call, a), lifted(call, b))
     first, second = (shadow_of(call, side) for side in (a, b))
     if first is not None and second is not None:
         call.tape.shadows.cast(result, torch.where(condition, first, second))
     return result
-
-
-def _as_tensor(value: Any, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def pad(call: Call) -> Tensor:
@@ -128,14 +102,23 @@ def overwrite(call: Call) -> Tensor:
     """Return what x becomes by `x[index] = value`; x is a copy, which the mode writes back."""
     x, index, value = call.args
     result = x if is_tracked(x) else call.tape.constant(x, call.place)
-    result[index] = lifted(call, _as_tensor(value, x).expand(result[index].shape))
+    result[index] = _into(call, x, result[index].shape, value)
     return result
 
 
 def copy(call: Call) -> Tensor:
     """Return what `x.copy_(source)` writes."""
     x, source = call.args[:2]
-    return lifted(call, source).to(x.dtype).expand(x.shape).clone()
+    return _into(call, x, x.shape, source).clone()
+
+
+def _into(call: Call, x: Tensor, shape: torch.Size, value: Any) -> Tensor:
+    """Return a value as it is written into a part of x that has this shape."""
+    if not x.is_floating_point():
+        raise call.refusal("it writes what depends on the input into whole numbers, which carry no gradient")
+    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    excess = tuple(range(value.ndim - len(shape)))  # axes of length 1, which torch drops
+    return lifted(call, value.squeeze(excess).expand(shape))
 
 
 def fill(call: Call) -> Tensor:
@@ -148,11 +131,11 @@ def fill(call: Call) -> Tensor:
 
 OPERATIONS = merged(
     table(concatenate, "cat concat concatenate stack hstack vstack dstack row_stack column_stack"),
-    table(pick, "maximum minimum"),
+    table(with_constants, "maximum minimum diff"),
     table(extreme, "max min"),
-    table(where, "where", [torch]),
-    table(where_method, "where", [Tensor]),
-    table(masked_fill, "masked_fill"),
+    table(partial(select, "condition input other", "condition input other"), "where", [torch]),
+    table(partial(select, "input condition other", "condition input other"), "where", [Tensor]),
+    table(partial(select, "input mask value", "mask value input"), "masked_fill"),
     table(pad, "pad", [F]),
     table(constant_pad, "constant_pad_nd", [torch]),
     table(overwrite, "__setitem__", [Tensor], in_place=True),

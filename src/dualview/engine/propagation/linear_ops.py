@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,31 +13,20 @@ from dualview.engine.propagation.account import Place
 OpKind = Literal["linear", "convolution", "batch_norm"]
 
 
-class Signed(NamedTuple):
-    """Sums of the positive and of the negative contributions, with the graph to pull back along.
-
-    Attributes:
-        positive: Σ_i z⁺_ij.
-        negative: Σ_i z⁻_ij; None where nobody asked for it.
-        leaves: the inputs' positive part, and their negative part where they have one.
-    """
-
-    positive: Tensor | None
-    negative: Tensor | None
-    leaves: tuple[Tensor, ...]
-
-
 class LinearOp:
     """One use of a linear operation, z = apply(x, weight), in a forward pass.
 
     Attributes:
         place: where it stands.
         kind: which entry of a composite it falls under.
-        spellings: the torch functions that do this, as a user's map may name them.
         source: the input, still part of the graph.
         weight: the constant operand.
         bias: what is added to z, broadcastable to it; None for nothing.
+        apply: (input, weight) → output.
+        spellings: the torch functions that do this, as a user's map may name them.
+        rescale: (weight, one factor a channel of the output) → the weight of the scaled operation.
         shadow: see `shadows`; None where anything but rearranging stands below.
+        by_sample: whether the first axis is known to be the sample.
         z: the output without the bias.
     """
 
@@ -50,21 +39,23 @@ class LinearOp:
         bias: Tensor | None,
         apply: Callable[[Tensor, Tensor], Tensor],
         *,
+        transpose: Callable[[Tensor, Tensor, torch.Size], Tensor] | None = None,
         spellings: tuple[Callable, ...] = (),
         rescale: Callable[[Tensor, Tensor], Tensor] | None = None,
         shadow: Tensor | None = None,
+        by_sample: bool = True,
     ) -> None:
-        self.place, self.source, self.shadow = place, source, shadow
+        self.place, self.source, self.shadow, self.by_sample = place, source, shadow, by_sample
         self.kind: OpKind = kind
         self.spellings = spellings
         self.weight, self.apply, self.rescale = weight.detach(), apply, rescale
         self.bias = None if bias is None else bias.detach()
-        # Not detach(): the pull-back needs no value of x, so that later in-place changes must not forbid it.
-        self._leaf = source.data.requires_grad_()
-        self._plain = apply(self._leaf, self.weight)
-        self._scale: Tensor | None = None
-        self._signed: dict[tuple[bool, bool], Signed] = {}
-        self.z = self._plain.detach()
+        self._transpose = transpose
+        self._signed: dict[bool, Tensor] = {}
+        self._negative: bool | None = None
+        self._read = [(tensor, tensor._version) for tensor in (self.weight, self.bias) if tensor is not None]
+        with torch.no_grad():
+            self.z = apply(self.x, self.weight)
 
     @property
     def x(self) -> Tensor:
@@ -90,52 +81,50 @@ class LinearOp:
         folded.place = self.place._replace(operation=f"{self.place.operation} + {followed_by}")
         folded.weight = self.rescale(self.weight, scale.flatten())
         folded.bias = shift if self.bias is None else self.bias * scale + shift
-        folded._scale, folded._signed = scale, {}
+        folded._signed = {}
         folded.z = self.z * scale
         return folded
 
-    def pull_back(self, coefficients: Tensor) -> Tensor:
-        """Return Σ_j w_ij s_j for coefficients s of the outputs."""
-        if self._scale is not None:
-            coefficients = coefficients * self._scale
-        return torch.autograd.grad(self._plain, self._leaf, coefficients, retain_graph=True)[0]
+    def check_unchanged(self) -> None:
+        """Raise where weights were written to since the forward pass; writes through `.data` leave no trace."""
+        if any(tensor._version != version for tensor, version in self._read):
+            raise ValueError(f"the weights of {self.place} were changed after the trace: trace again")
 
-    def pull_back_with(self, weight: Tensor, coefficients: Tensor) -> Tensor:
-        """Return Σ_j v_ij s_j for another weight v of the same shape."""
+    def pull_back(self, coefficients: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return Σ_j w_ij s_j for coefficients s of the outputs, with its own weight or another of that shape."""
+        weight = self.weight if weight is None else weight
+        if self._transpose is not None:
+            return self._transpose(coefficients, weight, self.source.shape)
         with torch.enable_grad():
-            leaf = torch.zeros_like(self._leaf, requires_grad=True)
+            leaf = torch.zeros_like(self.x, requires_grad=True)
             return torch.autograd.grad(self.apply(leaf, weight), leaf, coefficients)[0]
 
-    def signed(self, *, positive: bool, negative: bool) -> Signed:
-        """Return the sums of positive and of negative contributions, those asked for; made once and kept."""
-        key = (positive, negative)
-        if key not in self._signed:
-            self._signed[key] = self._split(positive, negative)
-        return self._signed[key]
+    def signed(self, positive: bool) -> Tensor:
+        """Return Σ_i z⁺_ij for each output j, or Σ_i z⁻_ij; made once and kept."""
+        if positive not in self._signed:
+            x, (same, other) = self.x, self._weights(positive)
+            found = self.apply(x.clamp(min=0), same)
+            self._signed[positive] = found + self.apply(x.clamp(max=0), other) if self._has_negative() else found
+        return self._signed[positive]
 
-    def _split(self, positive: bool, negative: bool) -> Signed:
-        x, up, down = self.x, self.weight.clamp(min=0), self.weight.clamp(max=0)
-        with torch.enable_grad():
-            leaves = (x.clamp(min=0).requires_grad_(),)
-            if bool((x < 0).any()):
-                leaves += (x.clamp(max=0).requires_grad_(),)
-            return Signed(
-                self._sum(leaves, (up, down)) if positive else None,
-                self._sum(leaves, (down, up)) if negative else None,
-                leaves,
-            )
-
-    def _sum(self, leaves: tuple[Tensor, ...], weights: tuple[Tensor, Tensor]) -> Tensor:
-        found = self.apply(leaves[0], weights[0])
-        return found if len(leaves) == 1 else found + self.apply(leaves[1], weights[1])
-
-    def pull_back_signed(self, signed: Signed, positive: Tensor | None, negative: Tensor | None) -> Tensor:
+    def pull_back_signed(self, positive: Tensor | None, negative: Tensor | None) -> Tensor:
         """Return Σ_j (z⁺_ij s⁺_j + z⁻_ij s⁻_j) / x_i; at x = 0 its limit from above."""
-        pairs = [(signed.positive, positive), (signed.negative, negative)]
-        sums, coefficients = zip(*[(s, c) for s, c in pairs if s is not None and c is not None], strict=True)
-        found = torch.autograd.grad(sums, signed.leaves, coefficients, retain_graph=True)
-        return found[0] if len(found) == 1 else torch.where(self.x < 0, found[1], found[0])
+        pairs = [(s, self._weights(sign)) for sign, s in ((True, positive), (False, negative)) if s is not None]
+        found = _summed([self.pull_back(s, same) for s, (same, _) in pairs])
+        if not self._has_negative():
+            return found
+        return torch.where(self.x < 0, _summed([self.pull_back(s, other) for s, (_, other) in pairs]), found)
 
-    def num_nonzero(self) -> Tensor:
-        """Return how many non-zero inputs each output sees."""
-        return self.apply((self.x != 0).to(self.z.dtype), torch.ones_like(self.weight))
+    def _weights(self, positive: bool) -> tuple[Tensor, Tensor]:
+        """Return the weights that make contributions of this sign: where x > 0, and where x < 0."""
+        up, down = self.weight.clamp(min=0), self.weight.clamp(max=0)
+        return (up, down) if positive else (down, up)
+
+    def _has_negative(self) -> bool:
+        if self._negative is None:
+            self._negative = bool((self.x < 0).any())
+        return self._negative
+
+
+def _summed(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]

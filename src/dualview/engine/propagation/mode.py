@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualview.engine.propagation import activations, arithmetic, joins, shapes, weighted
 from dualview.engine.propagation.account import Place
@@ -40,7 +41,10 @@ class RelevanceMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one call."""
-        kwargs = kwargs or {}
+        with self._tape.in_sight():
+            return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in FREE:
             return func(*args, **kwargs)
         tensors = list(tensors_of((args, kwargs)))
@@ -64,6 +68,7 @@ class RelevanceMode(TorchFunctionMode):
             call = self._call(operation, place, args, kwargs)
             result = operation.handler(call)
         self._tape.made(place, result, before)
+        self._tape.follow_samples(tracked, result, place)
         for made in tensors_of(result):
             _check_precision(made, place)
         return result
@@ -73,7 +78,7 @@ class RelevanceMode(TorchFunctionMode):
         if any(is_functorch_wrapped_tensor(tensor) for tensor in tensors):
             place = self._whereabouts.place(name_of(func))
             raise NotImplementedError(f"no relevance rule for {place} under a transform of torch.func: write it out")
-        if any(not is_tracked(tensor) and self._tape.is_cut_off(tensor) for tensor in tensors):
+        if any(not is_tracked(tensor) and self._tape.depends_on_input(tensor) for tensor in tensors):
             place = self._whereabouts.place(name_of(func))
             raise NotImplementedError(
                 f"no relevance rule for {place}: an argument holds values that depend on the input, but "
@@ -110,9 +115,49 @@ class RelevanceMode(TorchFunctionMode):
         if result.shape != target.shape:
             shapes_ = f"{tuple(target.shape)} to {tuple(result.shape)}"
             raise NotImplementedError(f"no relevance rule for {place}: it changes a shape in place, {shapes_}")
+        if target._base is not None and not is_tracked(target) and is_tracked(result):
+            # What stands beside the part that is written is a constant.
+            base = target._base
+            base.copy_(self._tape.constant(base.detach().clone(), place))
+            _ = target.grad_fn  # asked for, autograd makes the view's history anew
         target.copy_(result)
         shadows.cast(target, shadows.of(result))
         return target
+
+
+class OutOfSight(TorchDispatchMode):
+    """Notice kernels that read what depends on the input outside any call that the function mode saw.
+
+    Scripted functions, compiled blocks and extensions call torch's kernels directly. Where their result
+    stays in the autograd graph the audit names them better; where they cut it off, only this tells.
+    What other threads run, nobody sees.
+
+    Attributes:
+        noticed: the first such kernel and where it ran; None if there was none.
+    """
+
+    def __init__(self, tape: Tape, whereabouts: Whereabouts) -> None:
+        super().__init__()
+        self._tape, self._whereabouts = tape, whereabouts
+        self.noticed: Place | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one kernel."""
+        with torch._C.DisableTorchFunction():  # looking is no operation of the model; nor is the kernel, once more
+            if self.noticed is None and not self._tape.is_in_sight:
+                if any(map(self._tape.depends_on_input, tensors_of((args, kwargs or {})))):
+                    self.noticed = self._whereabouts.place(str(func))
+            return func(*args, **(kwargs or {}))
+
+    def check(self) -> None:
+        """Raise if there was one."""
+        if self.noticed is not None:
+            raise NotImplementedError(
+                f"no relevance rule for {self.noticed}: it ran out of sight (a scripted or compiled block, or an "
+                "extension): run plain Python instead"
+            )
 
 
 def without_weights(value: Any) -> Any:

@@ -24,17 +24,15 @@ class Term(NamedTuple):
 
     Attributes:
         plain: p, the coefficient of z_ij.
-        positive: q, the coefficient of z⁺_ij.
-        negative: r, the coefficient of z⁻_ij.
+        positive: q, the coefficient of z⁺_ij; one number, or one for each output j.
+        negative: r, the coefficient of z⁻_ij, likewise.
         weight: ω, the share of R_j that this term hands on.
-        where: outputs j for which the term stands; None for all.
     """
 
     plain: float | int = 0.0
-    positive: float | int = 0.0
-    negative: float | int = 0.0
+    positive: float | int | Tensor = 0.0
+    negative: float | int | Tensor = 0.0
     weight: float | int = 1.0
-    where: Tensor | None = None
 
 
 def check_options(bias: str, epsilon: float | int) -> None:
@@ -92,10 +90,8 @@ class Gamma(Proportional):
             raise ValueError(f"`gamma` must be at least 0; it is {self.gamma!r}")
 
     def terms(self, outputs: Tensor) -> tuple[Term, ...]:
-        return (
-            Term(plain=1.0, positive=self.gamma, where=outputs >= 0),
-            Term(plain=1.0, negative=self.gamma, where=outputs < 0),
-        )
+        below = (outputs < 0).to(outputs.dtype) * self.gamma
+        return (Term(plain=1.0, positive=self.gamma - below, negative=below),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ to zeros as well, so it travels apart: a tensor that comes from the input by rea
 *shadow*, zeros made from a second leaf by the same rearrangement. A terminal rule writes R onto the
 shadow; the gradient at that leaf is the relevance written to the input. Adding or multiplying
 constants (an input's normalisation) moves no relevance from one element to another, and keeps it.
+Where a constant took the input's place, by a factor of 0 too, what is written there is booked.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ class Shadows:
         return found[0] if found is not None and found[1] == tensor._version else None
 
     def cast(self, tensor: Tensor, shadow: Tensor | None) -> None:
-        """Give the tensor this shadow, spread over its shape where a constant made it larger."""
+        """Give the tensor this shadow, spread over its shape where a constant made it larger.
+
+        It lies in memory as the tensor does: `tensor.view(...)` must be possible for it as well.
+        """
         if shadow is None:
             return
-        if shadow.shape != tensor.shape:
-            shadow = shadow.expand(tensor.shape)
+        shadow = shadow.expand(tensor.shape)
+        if shadow.stride() != tensor.stride():
+            shadow = shadow.new_empty_strided(tensor.shape, tensor.stride()).copy_(shadow)
         self._found[tensor] = (shadow, tensor._version)

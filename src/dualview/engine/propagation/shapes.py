@@ -6,25 +6,34 @@ linear, or piecewise linear through 0, in its one argument satisfies f(x) = f'(x
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from dualview.engine.propagation.calls import Call, merged, properties, table
 from dualview.engine.propagation.tape import is_tracked, tensors_of
 
 
+def with_tensors(call: Call, function: Callable[[Tensor], Tensor | None]) -> Call:
+    """Return the call with every tensor among its arguments replaced."""
+    args, kwargs = tree_map_only(Tensor, function, (call.args, call.kwargs))
+    return replace(call, args=args, kwargs=kwargs)
+
+
 def rearrange(call: Call) -> Any:
     """Run a call that only moves, repeats or drops elements; the input's shadow moves with them."""
-    result = call.run()
-    if not call.args or not is_tracked(call.args[0]):
+    result, x = call.run(), _first(call)
+    if not is_tracked(x):
         return result
     if not any(is_tracked(made) for made in tensors_of(result)):
         raise call.refusal("its result carries no gradient, so that relevance would end here")
-    shadow = call.tape.shadows.of(call.args[0])
+    shadow = call.tape.shadows.of(x)
     if shadow is not None:
-        moved = call.with_args(shadow, *call.args[1:]).run()
+        moved = with_tensors(call, lambda tensor: shadow if tensor is x else tensor).run()
         for made, its_shadow in zip(tensors_of(result), tensors_of(moved), strict=True):
             call.tape.shadows.cast(made, its_shadow)
     return result
@@ -32,8 +41,20 @@ def rearrange(call: Call) -> Any:
 
 def homogeneous(call: Call) -> Any:
     """Run a call that is piecewise linear through 0 in its first argument."""
-    call.needs_one("first argument", call.args[0] if call.args else call.kwargs.get("input"))
+    call.needs_one("first argument", _first(call))
     return call.run()
+
+
+def as_strided(call: Call) -> Any:
+    """Run `as_strided`, which may look at memory beside its argument if that is a view."""
+    x = _first(call)
+    if x.nbytes != x.untyped_storage().nbytes():
+        raise call.refusal("it reads memory that is not its argument's own: write x.clone().as_strided(...)")
+    return homogeneous(call)
+
+
+def _first(call: Call) -> Any:
+    return call.args[0] if call.args else call.kwargs.get("input")
 
 
 def in_evaluation(call: Call) -> Any:
@@ -48,11 +69,11 @@ REARRANGING = """
     reshape view reshape_as view_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims
     movedim moveaxis t adjoint expand expand_as broadcast_to repeat tile repeat_interleave contiguous clone
     narrow select chunk split tensor_split split_with_sizes hsplit vsplit dsplit unbind index_select gather take
-    take_along_dim masked_select flip fliplr flipud roll rot90 diagonal as_strided atleast_1d atleast_2d atleast_3d
+    take_along_dim masked_select flip fliplr flipud roll rot90 diagonal atleast_1d atleast_2d atleast_3d
     to float double type type_as cpu cuda pixel_shuffle pixel_unshuffle channel_shuffle positive
 """
 LINEAR = """
-    sum mean nansum cumsum trace tril triu diag diag_embed fold diff neg negative
+    sum mean nansum cumsum trace tril triu diag diag_embed fold
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample upsample_nearest upsample_bilinear grid_sample
 """
@@ -71,5 +92,6 @@ OPERATIONS = merged(
     table(homogeneous, LINEAR),
     table(homogeneous, PIECEWISE_LINEAR),
     table(homogeneous, "unfold", [F]),  # pads with zeros, which a shadow must not lose
+    table(as_strided, "as_strided"),
     table(in_evaluation, DROPOUT),
 )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.weak import WeakIdKeyDictionary
 
 from dualview.engine.propagation.account import Ledger, Place, check_finite
 from dualview.engine.propagation.composites import Composite
 from dualview.engine.propagation.constants import Constant, LostShadow
 from dualview.engine.propagation.linear_ops import LinearOp
 from dualview.engine.propagation.shadows import Shadows
+from dualview.engine.site import Site
 
 
 class Tape:
@@ -26,6 +29,7 @@ class Tape:
         nodes: every autograd node that a rule made, with its place.
         shadows: see `shadows`.
         used: keys of the composite that chose a rule so far.
+        noted: nodes at which relevance is to be read, with the sites that asked for it.
     """
 
     def __init__(self, composite: Composite, num_samples: int, like: Tensor) -> None:
@@ -33,10 +37,13 @@ class Tape:
         self.nodes: dict[Any, Place] = {}
         self.shadows = Shadows()
         self.used: set[Any] = set()
+        self.noted: dict[Any, Site] = {}
         self.anchor = torch.zeros((), dtype=like.dtype, device=like.device, requires_grad=True)
         self.anchor_edge = get_gradient_edge(self.anchor)
+        self.is_in_sight = False
         self._memory: dict[int, StorageWeakRef] = {}
         self._readers: dict[int, list[LinearOp]] = {}
+        self._moved = WeakIdKeyDictionary()
 
     def constant(self, value: Tensor, place: Place) -> Tensor:
         """Return the constant as a part of the graph that books its relevance; zeros have none."""
@@ -48,14 +55,37 @@ class Tape:
         """Return a constant's shadow: what a terminal rule writes there is booked."""
         return LostShadow.apply(self.anchor, like, place, self.ledger)  # type: ignore[no-any-return]
 
+    def by_sample(self, tensor: Tensor) -> bool:
+        """Tell whether the tensor's first axis is known to be the sample."""
+        return tensor.ndim > 0 and tensor.shape[0] == self.ledger.num_samples and tensor not in self._moved
+
+    def follow_samples(self, given: list[Tensor], results: Any, place: Place) -> None:
+        """Remember results whose first axis may be another than the sample: what they book is known in total only."""
+        for tensor in tensors_of(results):
+            kept = tensor.ndim > 0 and tensor.shape[0] == self.ledger.num_samples
+            if kept and tensor._is_view():  # of the same length by chance, as after x.transpose(0, 1)?
+                kept = all(x.stride()[:1] == tensor.stride()[:1] for x in given if storage_of(x) == storage_of(tensor))
+            if not kept or any(x in self._moved for x in given):
+                self._moved[tensor] = True
+                self.ledger.unsure.add(place)
+
     def depends(self, tensor: Tensor) -> None:
         """Remember the memory of a tensor that depends on the input."""
         if is_tracked(tensor):
             storage = tensor.untyped_storage()
             self._memory[storage.data_ptr()] = StorageWeakRef(storage)
 
-    def is_cut_off(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor that counts as a constant looks at memory that depends on the input."""
+    @contextmanager
+    def in_sight(self) -> Iterator[None]:
+        """Say that what runs inside is known: a call that the function mode saw, or our own looking."""
+        before, self.is_in_sight = self.is_in_sight, True
+        try:
+            yield
+        finally:
+            self.is_in_sight = before
+
+    def depends_on_input(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor looks at memory that depends on the input."""
         if not tensor.is_floating_point() or tensor.layout != torch.strided or not tensor.numel():
             return False
         found = self._memory.get(tensor.untyped_storage().data_ptr())

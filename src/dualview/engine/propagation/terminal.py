@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dualview.engine.propagation.account import Ledger
 from dualview.engine.propagation.linear_ops import LinearOp
-from dualview.engine.propagation.proportional import stabiliser
 from dualview.engine.propagation.rules import EPSILON, check_options
+from dualview.engine.propagation.sharing import Kept, coefficients, spread_bias
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +59,7 @@ class Flat(Terminal):
         return torch.zeros_like(biases)
 
     def pull_back(self, op: LinearOp, coefficients: Tensor) -> Tensor:
-        return op.pull_back_with(torch.ones_like(op.weight), coefficients)
+        return op.pull_back(coefficients, torch.ones_like(op.weight))
 
 
 class WSquare(Terminal):
@@ -72,7 +72,7 @@ class WSquare(Terminal):
         return biases**2
 
     def pull_back(self, op: LinearOp, coefficients: Tensor) -> Tensor:
-        return op.pull_back_with(op.weight**2, coefficients)
+        return op.pull_back(coefficients, op.weight**2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,8 +97,8 @@ class ZBox(Terminal):
 
     def pull_back(self, op: LinearOp, coefficients: Tensor) -> Tensor:
         low, high = self._bounds(op)
-        up = op.pull_back_with(op.weight.clamp(min=0), coefficients)
-        down = op.pull_back_with(op.weight.clamp(max=0), coefficients)
+        up = op.pull_back(coefficients, op.weight.clamp(min=0))
+        down = op.pull_back(coefficients, op.weight.clamp(max=0))
         return op.x * op.pull_back(coefficients) - low * up - high * down
 
     def _bounds(self, op: LinearOp) -> tuple[Tensor, Tensor]:
@@ -131,24 +131,19 @@ class TerminalRule(torch.autograd.Function):
 
 def write(rule: Terminal, op: LinearOp, gradient: Tensor, ledger: Ledger) -> Tensor:
     """Return the inputs' relevance R_i for the outputs' m_j = R_j / y_j."""
+    op.check_unchanged()
     biases = op.bias
     relevance = gradient * (op.z if biases is None else op.z + biases)
-    ledger.see_flow(relevance)
-    denominators = rule.sums(op)
+    ledger.see_flow(op.place, relevance)
+    kept = Kept(op.place, ledger)
+    sums = rule.sums(op)
     part = None if biases is None or rule.bias == "exclude" else rule.bias_part(biases)
-    if part is not None:
-        denominators = denominators + part
-    epsilon = stabiliser(denominators, rule.epsilon)
-    zero = denominators == 0
-    s = torch.where(zero, 0, relevance / torch.where(zero, 1, denominators + epsilon))
-    ledger.book(op.place, "zero denominator", torch.where(zero, relevance, 0))
-    ledger.book(op.place, "epsilon", s * epsilon)
+    denominators = sums if part is None else sums + part
+    s = coefficients(denominators, relevance, rule.epsilon, kept, by_sample=op.by_sample)
     found = rule.pull_back(op, s)
-    if part is None:
-        return found
-    if rule.bias == "absorb":
-        ledger.book(op.place, "bias", s * part)
-        return found
-    ones = torch.ones_like(op.weight)
-    num = op.apply(torch.ones_like(op.x), ones)
-    return found + op.pull_back_with(ones, s * part / num)
+    if part is not None and rule.bias == "share":
+        found = found + spread_bias(op, s * part, torch.ones_like(op.x, dtype=torch.bool), kept)
+    elif part is not None:
+        kept.add("bias", s * part)
+    kept.book()
+    return found

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, disable_saved_tensors_hooks, get_gradient_edge
 
 from dualview.engine.batches import Inputs, call_model, logits_of, map_tensors, num_rows, tensors_in
 from dualview.engine.isolation import device_of, untouched
 from dualview.engine.propagation.account import Account, Place, check_finite
 from dualview.engine.propagation.audit import audit, check_visible
 from dualview.engine.propagation.composites import Composite
-from dualview.engine.propagation.mode import RelevanceMode
+from dualview.engine.propagation.mode import OutOfSight, RelevanceMode
 from dualview.engine.propagation.tape import Tape, is_tracked
 from dualview.engine.propagation.whereabouts import Passed, Whereabouts
 from dualview.engine.site import Site
@@ -152,14 +152,23 @@ def trace(model: nn.Module, inputs: Inputs, composite: Composite, *, sites: Iter
         names = tensors_in(placed)
         whereabouts = Whereabouts(model, tuple(sites), tape)
         state = {id(tensor): name for name, tensor in weights.items()}
-        with whereabouts.followed(), RelevanceMode(tape, whereabouts, state):
+        sight = OutOfSight(tape, whereabouts)
+        with (
+            whereabouts.followed(),
+            torch.compiler.set_stance("force_eager"),  # a compiled module runs as the plain Python it was made from
+            disable_saved_tensors_hooks("relevance cannot pass checkpointing, or other hooks on saved tensors"),
+            RelevanceMode(tape, whereabouts, state),
+            sight,
+        ):
             output = logits_of(call_model(model, placed), num_rows(inputs))
         if not is_tracked(output):
+            sight.check()
             raise ValueError("the model's output does not depend on its inputs by differentiable operations")
         whereabouts.settled()
         found = {site: whereabouts.passed(site) for site in sites}
         leaves = [edge.node for end in ends.values() for edge in (end.edge, end.shadow_edge) if edge is not None]
         audit([get_gradient_edge(output).node, *(passed.edge.node for passed in found.values())], leaves, tape)
+        sight.check()
     composite.check_used(tape.used)
     inputs_ = {name: ends[id(x)] for name, x in names.items() if id(x) in ends}
     logits = output.detach().clone()

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from dualview.engine.propagation import fusion
+from dualview.engine.propagation.arithmetic import hand_on_shadow
 from dualview.engine.propagation.calls import Call, merged, table
 from dualview.engine.propagation.linear_ops import LinearOp
 from dualview.engine.propagation.proportional import ProportionalRule
@@ -22,38 +24,47 @@ def linear(call: Call) -> Tensor:
     given = call.bind("input weight bias", bias=None)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     call.needs_one("input", x)
-    rescale = fusion.rescale_rows if weight.ndim == 2 else None
-    return _ruled(call, LinearOp(call.place, "linear", x, weight, bias, F.linear, rescale=rescale, **_of(call, x)))
+    options: dict[str, Any] = {}
+    if weight.ndim == 2:
+        options = {"rescale": fusion.rescale_rows, "transpose": lambda s, weight, _shape: s @ weight}
+    return _ruled(call, LinearOp(call.place, "linear", x, weight, bias, F.linear, **options, **_of(call, x)))
 
 
 def convolution(call: Call) -> Tensor:
     """Run a convolution."""
     given = call.bind("input weight bias stride padding dilation groups", bias=None)
-    x, weight, bias = (given.pop(name) for name in ("input", "weight", "bias"))
-    call.needs_one("input", x)
-    apply = partial(_applied, call.function, given)
-    spread = _over_space(bias, weight)
-    rescale = fusion.rescale_rows
-    return _ruled(call, LinearOp(call.place, "convolution", x, weight, spread, apply, rescale=rescale, **_of(call, x)))
+    options: dict[str, Any] = {"rescale": fusion.rescale_rows}
+    if not isinstance(given.get("padding", 0), str):  # "same" may pad more on one side
+        options["transpose"] = partial(_convolved_back, **{name: given[name] for name in _SLIDING if name in given})
+    return _convolved(call, given, options)
+
+
+_SLIDING = ("stride", "padding", "dilation", "groups")
+_INPUT_GRADIENTS = {3: conv1d_input, 4: conv2d_input, 5: conv3d_input}
+
+
+def _convolved_back(s: Tensor, weight: Tensor, shape: torch.Size, **sliding: Any) -> Tensor:
+    if s.ndim != weight.ndim:  # one sample without a batch axis
+        return _INPUT_GRADIENTS[weight.ndim]([1, *shape], weight, s[None], **sliding)[0]
+    return _INPUT_GRADIENTS[weight.ndim](list(shape), weight, s, **sliding)
 
 
 def transposed_convolution(call: Call) -> Tensor:
     """Run a transposed convolution."""
     given = call.bind("input weight bias stride padding output_padding groups dilation", bias=None)
+    return _convolved(call, given, {"rescale": partial(fusion.rescale_transposed, groups=given.get("groups", 1))})
+
+
+def _convolved(call: Call, given: dict[str, Any], options: dict[str, Any]) -> Tensor:
     x, weight, bias = (given.pop(name) for name in ("input", "weight", "bias"))
     call.needs_one("input", x)
+    spread = None if bias is None else bias.reshape(-1, *[1] * (weight.ndim - 2))
     apply = partial(_applied, call.function, given)
-    rescale = partial(fusion.rescale_transposed, groups=given.get("groups", 1))
-    spread = _over_space(bias, weight)
-    return _ruled(call, LinearOp(call.place, "convolution", x, weight, spread, apply, rescale=rescale, **_of(call, x)))
+    return _ruled(call, LinearOp(call.place, "convolution", x, weight, spread, apply, **options, **_of(call, x)))
 
 
 def _applied(function: Any, options: dict[str, Any], x: Tensor, weight: Tensor) -> Tensor:
     return function(x, weight, None, **options)
-
-
-def _over_space(bias: Tensor | None, weight: Tensor) -> Tensor | None:
-    return None if bias is None else bias.reshape(-1, *[1] * (weight.ndim - 2))
 
 
 def product(call: Call) -> Tensor:
@@ -93,14 +104,14 @@ def product_and_sum(call: Call) -> Tensor:
         raise call.refusal("one of its factors, and not both, may depend on the input")
     x, weight = (a, b) if is_tracked(a) else (b, a)
     alpha, beta = given["alpha"], given["beta"]
-    apply = partial(_scaled_product, multiply, alpha, x is a)
+    apply = multiply if x is a else partial(_reversed, multiply)
     bias = None if is_tracked(c) else beta * c
-    result = _ruled(call, LinearOp(call.place, "linear", x, weight, bias, apply, **_of(call, x)))
+    result = _ruled(call, LinearOp(call.place, "linear", x, alpha * weight, bias, apply, **_of(call, x)))
     return result + beta * c if is_tracked(c) else result
 
 
-def _scaled_product(multiply: Any, alpha: float | int, x_first: bool, x: Tensor, weight: Tensor) -> Tensor:
-    return alpha * (multiply(x, weight) if x_first else multiply(weight, x))
+def _reversed(multiply: Any, x: Tensor, weight: Tensor) -> Tensor:
+    return multiply(weight, x)
 
 
 def batch_norm(call: Call) -> Tensor:
@@ -112,18 +123,21 @@ def batch_norm(call: Call) -> Tensor:
     if given["training"] or mean is None or variance is None:
         raise call.refusal("it normalises by the statistics of this batch; only running statistics are constants")
     scale, shift = fusion.normalisation(mean, variance, given["weight"], given["bias"], given["eps"], x.ndim)
-    folded = fusion.fold_into(x, scale, shift)
+    folded = fusion.fold_into(x, scale, shift, call.tape.noted)
     if folded is not None:
         return _ruled(call, folded)
-    op = LinearOp(call.place, "batch_norm", x, scale, shift, torch.mul, **_of(call, x))
-    result = _ruled(call, op)
-    call.tape.shadows.cast(result, op.shadow)
-    return result
+    op = LinearOp(call.place, "batch_norm", x, scale, shift, torch.mul, transpose=_scaled_back, **_of(call, x))
+    return hand_on_shadow(call, x, _ruled(call, op), factor=scale)
+
+
+def _scaled_back(s: Tensor, scale: Tensor, _shape: torch.Size) -> Tensor:
+    return s * scale
 
 
 def _of(call: Call, x: Tensor) -> dict[str, Any]:
     """Return what every linear operation on x shares."""
-    return {"spellings": call.spellings, "shadow": call.tape.shadows.of(x)}
+    tape = call.tape
+    return {"spellings": call.spellings, "shadow": tape.shadows.of(x), "by_sample": tape.by_sample(x)}
 
 
 def _ruled(call: Call, op: LinearOp) -> Tensor:

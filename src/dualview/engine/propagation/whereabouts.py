@@ -130,8 +130,9 @@ class Whereabouts:
         tensor, shadow = tensors[0], self._tape.shadows.of(tensors[0])
         if not is_tracked(tensor):
             raise ValueError(f"the {side} of a {type(module).__name__} to be read does not depend on the inputs")
+        self._tape.noted[tensor.grad_fn] = Site(self._names[module], side, call)  # type: ignore[arg-type]
         shadow_edge = None if shadow is None else get_gradient_edge(shadow)
-        with torch._C.DisableTorchFunction():  # looking is no operation of the model
+        with self._tape.in_sight(), torch._C.DisableTorchFunction():  # looking is no operation of the model
             values = tensor.detach().clone()
         self._found[module, side, call] = Passed(values, get_gradient_edge(tensor), shadow_edge)
         if tensor._is_view():

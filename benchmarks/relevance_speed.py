@@ -1,0 +1,83 @@
+"""Seconds of one relevance pass (trace, rules and audit) in units of one forward-backward pass.
+
+Batches of 32. The floor is a plain forward pass and `torch.autograd.grad` of the summed logits with
+respect to weights and inputs, in evaluation mode. Each cell is the smallest of several
+runs, rivals taking turns. The claim: within 3 forward-backward passes.
+"""
+
+import time
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dualview.engine.propagation.composites import NAMES, composite
+from dualview.engine.propagation.trace import trace
+from dualview.evaluation.tasks import mnist
+
+ROUNDS, BATCH = 9, 32
+
+
+class Block(nn.Module):
+    """A residual block with batch norm, its sum written as +."""
+
+    def __init__(self, width: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.skip = nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.skip(x))
+
+
+def resnet() -> nn.Module:
+    stem = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()
+    blocks = Block(32, 32, 1), Block(32, 64, 2), Block(64, 128, 2)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+
+
+def measure() -> list[dict]:
+    torch.manual_seed(0)
+    nets = {
+        "the demo's CNN, 1×28×28": (mnist.small_cnn().eval(), torch.rand(BATCH, 1, 28, 28)),
+        "residual net with batch norm, 3×32×32": (_warmed(resnet(), torch.randn(64, 3, 32, 32)), torch.randn(BATCH, 3, 32, 32)),
+    }  # fmt: skip
+    rows = []
+    for name in NAMES:
+        row = {"composite": name}
+        for net, (model, x) in nets.items():
+            floor, seconds = _times(model, x, name)
+            row[net] = f"{seconds / floor:.2f} ({1e3 * seconds:.0f} ms)"
+        rows.append(row)
+    return rows
+
+
+def _warmed(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    with torch.no_grad():
+        for _ in range(20):
+            model.train()(x)
+    return model.eval()
+
+
+def _times(model: nn.Module, x: torch.Tensor, name: str) -> tuple[float, float]:
+    def forward_backward() -> None:
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(model(leaf).sum(), [leaf, *model.parameters()])
+
+    def relevance() -> None:
+        passed = trace(model, x, composite(name))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            passed.propagate(gradient=torch.ones_like(passed.logits))
+
+    rivals = {forward_backward: [], relevance: []}
+    for _ in range(ROUNDS):
+        for run, seconds in rivals.items():
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+    floor, seconds = (min(times) for times in rivals.values())
+    return floor, seconds
