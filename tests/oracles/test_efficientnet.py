@@ -109,7 +109,7 @@ def without_biases(net: EfficientNet) -> EfficientNet:
 @by_name
 def test_a_warning_comes_where_much_was_absorbed_and_names_the_places(ruled, name):
     account, warned = ruled[name].found.account, ruled[name].warned
-    assert account.absorbed_share > 0.05  # its biases make more than half of its activations
+    assert account.absorbed_share > 0.05
     largest = account.largest(1)[0]
     assert any(f"{largest.total:.3g} by {largest.kind} at {largest.place}" in text for text in warned)
     assert "_depthwise_conv" in str(largest.place) or "_project_conv" in str(largest.place)
@@ -239,6 +239,6 @@ def test_zennit_agrees_once_every_call_and_sum_is_a_module(alone, written, photo
     target = torch.eye(1000).double()[written(photographs[1:]).argmax()]
     with Gradient(copy.deepcopy(written), zennit_composite(name)) as attributor:
         _, their = attributor(photographs[1:], lambda logits: logits * target)
-    # Zennit's gamma adds up denominators of both signs, so that its largest one is not ours
+    # Zennit's gamma forms both signs' denominators for every output, so that its largest one is not ours
     ours = LRP(name, epsilon=0).attribute(written, photographs[1:]).values[0] if name == "gamma" else alone[name]
     assert_same(ours, their[0])
