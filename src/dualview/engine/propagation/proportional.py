@@ -67,7 +67,8 @@ def share_out(rule: Proportional, op: LinearOp, gradient: Tensor, ledger: Ledger
         else:
             for k, factor in enumerate((term.positive, term.negative)):
                 if term.plain or isinstance(factor, Tensor) or factor:
-                    signed[k] = _added(signed[k], s * (term.plain + factor))
+                    share = term.plain + factor
+                    signed[k] = _added(signed[k], s if isinstance(share, (int, float)) and share == 1 else s * share)
     found = None if plain is None else op.pull_back(plain)
     if any(coefficient is not None for coefficient in signed):
         found = _added(found, op.pull_back_signed(*signed))
