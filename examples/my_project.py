@@ -29,4 +29,6 @@ if __name__ == "__main__":
     scores = explainer.explain(test_set[0][errors.index[:8]], top=20)
     print(scores.top(3).proponents.train_index)
     dv.plot(scores).savefig("neighbours.png")
+    maps = dv.render(dv.relate(explainer, test_set[0][errors.index[:1]]), dv.LRP("epsilon-plus-flat"), k=3)
+    dv.plot(maps).savefig("relation.png")
     dv.write_report(explainer, test_set, "report.html")

@@ -142,7 +142,6 @@ def test_what_the_command_prints_is_what_the_library_says(capsys, inside):
 
 
 @needs_data
-@pytest.mark.filterwarnings("ignore:the page has no heat maps")  # they need --train, and the README is brief
 def test_the_readmes_commands_run(capsys, inside):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("### From the command line")[1].split("\n### ")[0]

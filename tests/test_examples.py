@@ -39,6 +39,7 @@ def test_the_example_runs_where_nothing_else_is(tmp_path):
     assert agreement > 0.9
     numbers = [int(number) for number in re.findall(r"\d+", " ".join(index))]
     assert len(numbers) == 8 * 3 and all(number < 4000 for number in numbers)
-    assert (tmp_path / "neighbours.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("neighbours.png", "relation.png"):
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") > 50
     assert (tmp_path / "model.pt").exists() and list((tmp_path / "runs" / "mine").glob("*/fits/DualView-*.safetensors"))
