@@ -220,6 +220,8 @@ def report(
 ) -> None:
     """Write one self-contained page: fidelity, explained errors with heat maps, suspects."""
     chosen = rule if rule == "auto" else None if rule == "none" else dv.LRP(rule)
+    if isinstance(chosen, dv.LRP) and train is None:
+        raise ValueError(f"--rule {rule} draws heat maps on training samples: give --train MODULE:DATASET")
     explainer = _open(store, task, train, method)
     print(f"The page: {dv.write_report(explainer, load(data), out, title=title, rule=chosen).resolve()}")
 
@@ -229,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.path.insert(0, "")
     try:
         app(arguments)
-    except (ValueError, TypeError, LookupError, OSError, ImportError, NotImplementedError) as error:
+    except (ArithmeticError, ValueError, TypeError, LookupError, OSError, ImportError, NotImplementedError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"dualview: {message}", file=sys.stderr)
         raise SystemExit(1) from error

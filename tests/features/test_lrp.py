@@ -1,5 +1,7 @@
 """LRP's own promises: closed forms for what it explains, and how rules are given."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -175,3 +177,24 @@ def test_much_absorbed_is_warned_of_once_for_all_batches():
 def test_targets_must_be_as_many_as_samples(inputs):
     with pytest.raises(ValueError, match="hold 2 labels for 5 samples"):
         dv.LRP("epsilon").attribute(biasless(), inputs, targets=[0, 1])
+
+
+@pytest.mark.parametrize("rule", [Flat(), ZBox(low=0.0, high=torch.ones(3)), ZPlus(bias="share")], ids=repr)
+def test_rules_given_as_objects_compare_by_value(rule):
+    one = dv.LRP({"0": rule, "*": Epsilon()})
+    two = copy.deepcopy(one)
+    assert one == two and hash(one) == hash(two)
+    assert one != dv.LRP({"0": ZBox(low=0.0, high=2 * torch.ones(3)), "*": Epsilon()})
+
+
+@pytest.mark.parametrize("rule", [None, Epsilon, {"*": None}, {"*": Epsilon}, {0: "epsilon"}])
+def test_what_is_no_rule_at_all_is_refused(rule):
+    with pytest.raises(TypeError, match="rule"):
+        dv.LRP(rule)
+
+
+def test_sites_are_sites(inputs):
+    site = dv.Site("1", "output")
+    assert list(dv.LRP("epsilon").attribute(biasless(), inputs, sites=site).sites) == [site]
+    with pytest.raises(TypeError, match="sites"):
+        dv.LRP("epsilon").attribute(biasless(), inputs, sites=["1"])

@@ -251,3 +251,20 @@ def test_the_model_is_left_untouched(test):
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert all(m.training and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_was_absorbed_is_warned_of_once_and_says_on_which_side(test):
+    relation = dv.relate(fitted(bias=True), test)
+    with pytest.warns(UserWarning) as caught:
+        dv.render(relation, dv.LRP("epsilon"), test=[0, 1], k=3, batch_size=2)
+    (warning,) = caught
+    text = str(warning.message)
+    for side in ("on the test side: ", "on the training side: ", "of the network's own output: "):
+        assert side in text
+
+
+def test_one_training_sample_serves_several_test_samples(plain, test):
+    maps = dv.render(dv.relate(plain, test), dv.LRP("epsilon-plus"), test=[0, 1], train=5)
+    assert maps.test_index.tolist() == [0, 1] and maps.train_index.tolist() == [5, 5]
+    expected = dv.relate(plain, test).by_train()[[0, 1], [5, 5]]
+    torch.testing.assert_close(maps.test.flatten(1).sum(1), expected, rtol=1e-6, atol=0)

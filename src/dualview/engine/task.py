@@ -116,7 +116,7 @@ class Task:
         if isinstance(self.output, tuple):
             if len(self.output) != 1:
                 raise ValueError(
-                    f"`output` is a tuple of {len(self.output)}; data attribution explains one output a call: "
+                    f"`output` is a tuple of {len(self.output)}; attribution explains one output a call: "
                     "use dataclasses.replace(task, output=...) for each"
                 )
             return self.output[0]

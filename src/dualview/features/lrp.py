@@ -14,6 +14,7 @@ from dualview._version import __version__
 from dualview.engine.datasets import input_batches
 from dualview.engine.labels import columns_of
 from dualview.engine.outputs import Kind
+from dualview.engine.propagation.account import warn_of
 from dualview.engine.propagation.composites import NAMES, Composite, Rule, composite
 from dualview.engine.propagation.passes import relevance
 from dualview.engine.propagation.rules import AlphaBeta, Epsilon, Gamma, ZPlus
@@ -41,10 +42,10 @@ class LRP(FeatureMethod):
     """Layer-wise relevance propagation (Bach et al. 2015) on the operations of any functional graph.
 
     Relevance begins at the logits as v_c·logit_c, where v is the gradient of the measured output
-    (one-hot for a logit), and each operation shares its outputs' relevance among its inputs by its
-    rule. What reaches the inputs and what operations absorbed add up to the beginning: `account`
-    lists it, operation by operation. With plain epsilon = 0 on a network without biases it is
-    gradient × input.
+    (one-hot for a logit; one logit z counts as two columns, ∓z/2), and each operation shares its
+    outputs' relevance among its inputs by its rule. What reaches the inputs and what operations
+    absorbed add up to the beginning: `account` lists it, operation by operation. With plain
+    epsilon = 0 on a network without biases it is gradient × input.
 
     Rules stand on operations, not on modules: residual adds, functional calls, in-place forms and
     modules used several times are seen as they are; an operation without a rule raises.
@@ -100,7 +101,7 @@ class LRP(FeatureMethod):
         targets: Any = None,
         *,
         batch_size: int | None = None,
-        sites: Iterable[Site] = (),
+        sites: Site | Iterable[Site] = (),
     ) -> FeatureAttribution:
         """Share the measured output of each sample among its input features.
 
@@ -123,7 +124,26 @@ class LRP(FeatureMethod):
             ValueError: a rule fits nothing, or a terminal rule stands elsewhere than at the input.
             NonFiniteError: relevance overflowed; the operation is named.
         """
+        found = self.unwarned(task, inputs, targets, batch_size=batch_size, sites=sites)
+        assert found.account is not None
+        warn_of({"": found.account}, stacklevel=2)
+        return found
+
+    def unwarned(
+        self,
+        task: Task | nn.Module,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        batch_size: int | None = None,
+        sites: Site | Iterable[Site] = (),
+    ) -> FeatureAttribution:
+        """Do as `attribute`, for callers who warn of the account themselves."""
         task = as_task(task)
+        sites = (sites,) if isinstance(sites, Site) else tuple(sites)
+        strangers = [site for site in sites if not isinstance(site, Site)]
+        if strangers:
+            raise TypeError(f"`sites` hold {strangers[0]!r}; expected a Site such as Site('layer1', 'output')")
         total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
         explained = _Explained(task, targets, total)
         found = relevance(task.model, batches, self.composite(), explained.seed, sites=sites)

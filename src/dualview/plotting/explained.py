@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,6 +166,19 @@ def check_rows(rows: Sequence[int], num_rows: int) -> None:
     for row in rows:
         if not -num_rows <= row < num_rows:
             raise IndexError(f"`test` is {row}; rows of the attribution go from 0 to {num_rows - 1}")
+
+
+def check_target(name: str, given: Any, num_classes: int) -> int:
+    """Return a label as an output column; refuse what is none."""
+    try:
+        column = index(given)
+    except TypeError:
+        raise TypeError(
+            f"`{name}` must be an output column, a whole number from 0 to {num_classes - 1}; it is {given!r}"
+        ) from None
+    if not 0 <= column < num_classes:
+        raise ValueError(f"`{name}` is {column}; output columns go from 0 to {num_classes - 1}")
+    return column
 
 
 def check_length(name: str, given: Sequence[Any] | Tensor | None, expected: int, of_what: str) -> None:

@@ -15,6 +15,7 @@ FOR_TONE, AGAINST_TONE = np.array([0x0B, 0x5F, 0xA5]), np.array([0xB4, 0x46, 0x0
 PAPER_TONE = np.array([255, 255, 255])
 PICTURE_DEPTH = 0.25  # how far the picture below a map darkens the paper
 WITHIN = 0.99  # of the non-zero values have colours of their own; few and large ones would leave the rest pale
+NUM_STRONGEST = 3  # entries named below a row of numbers
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
 
 
@@ -61,9 +62,17 @@ def limit(maps: Sequence[np.ndarray]) -> float:
     Of pixels that are not zero 99 % lie within it; where others exceed it, the scale has pointed ends.
     Rows of numbers lie within it altogether, since bars end at their axis.
     """
-    sizes = np.concatenate([np.zeros(0), *(np.abs(values).ravel() for values in maps)])
-    within = WITHIN if any(values.ndim > 1 for values in maps) else 1.0
-    return float(np.quantile(sizes[sizes > 0], within, method="higher")) if sizes.any() else 1.0
+    ends = [float(np.abs(values).max()) for values in maps if values.ndim == 1]
+    pixels = np.concatenate([np.zeros(0), *(np.abs(values).ravel() for values in maps if values.ndim > 1)])
+    if pixels.any():
+        ends.append(float(np.quantile(pixels[pixels > 0], WITHIN, method="higher")))
+    return max(ends, default=0.0) or 1.0
+
+
+def strongest_of(values: np.ndarray, count: int) -> list[str]:
+    """Name the entries of a row of numbers that relevance is largest on."""
+    order = np.argsort(-np.abs(values), kind="stable")[:count]
+    return [f"value {entry} ({signed(float(values[entry]), 2)})" for entry in order]
 
 
 def coloured(values: np.ndarray, limit: float, picture: Picture | None = None) -> np.ndarray:
@@ -102,9 +111,13 @@ class Scale(NamedTuple):
     def of(cls, maps: Sequence[np.ndarray | None], *, lower_is_better: bool = False) -> Scale:
         """Return the scale that these maps share."""
         drawn = [values for values in maps if values is not None]
-        end = limit(drawn)
-        beyond = any(bool((np.abs(values) > end).any()) for values in drawn)
-        return cls(end, beyond, lower_is_better, any(values.ndim == 1 for values in drawn))
+        return cls(limit(drawn), False, lower_is_better, False).drawing(drawn)
+
+    def drawing(self, maps: Sequence[np.ndarray | None]) -> Scale:
+        """Return this scale where only some of the maps that share it are drawn."""
+        drawn = [values for values in maps if values is not None]
+        beyond = any(bool((np.abs(values) > self.limit).any()) for values in drawn)
+        return self._replace(pointed=beyond, bars=any(values.ndim == 1 for values in drawn))
 
     def paint(self, values: np.ndarray, picture: Picture | None = None) -> np.ndarray:
         """Colour a map on this scale, as `coloured` does."""

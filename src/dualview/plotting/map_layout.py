@@ -35,7 +35,7 @@ from dualview.plotting.layout import (
 )
 from dualview.plotting.relation import Pair, Related, Side
 from dualview.plotting.style import AGAINST, FOR, QUIET, SMALL, TEXT, Sheet, line_height, wrap
-from dualview.plotting.tiles import SCALE_HEIGHT, draw_map, draw_sample, draw_scale
+from dualview.plotting.tiles import NAMED, SCALE_HEIGHT, draw_map, draw_sample, draw_scale
 
 MAX_COLUMNS = 4  # pairs of one sign beside each other
 TILE_SIDES = {2: 1.9, 4: 1.4, 2 * MAX_COLUMNS: 1.1}  # at most so many columns of both signs: side of a tile
@@ -79,12 +79,14 @@ def draw_related(shown: Related) -> Figure:
     marks += [BARS] if shown.own.heated.picture.values is not None else []
     notes = [*marks, *_notes(_heats(shown), [shown.own.scale, shown.scale]), *shown.notes]
     notes = note_lines(notes, right + MARGIN)
-    bands = [_band_height(groups, band, tile) for band in range(max((len(g.bands) for g in groups), default=0))]
+    named = _named(_heats(shown))
+    bands = [_band_height(groups, band, tile, named) for band in range(max((len(g.bands) for g in groups), default=0))]
     above = max((len(group.heading) for group in groups), default=0) * LINE + 0.05
     has_scale = any(pair.on_train.values is not None for pair in _pairs(shown))
     unit = wrap(shown.unit, right - MARGIN - TEST_SIDE - GUTTER, TEXT, 2) if has_scale else []
     beside = above + sum(bands) + (len(unit) * LINE + 0.04 + SCALE_HEIGHT if has_scale else 0.0)
-    left = HEADED + TEST_SIDE + 0.14 + HEADED + OWN + len(_own_words(shown)) * line_height(SMALL)
+    own = OWN + _named([shown.own.heated])
+    left = HEADED + TEST_SIDE + 0.14 + HEADED + own + len(_own_words(shown)) * line_height(SMALL)
     body = max(left, beside)
     sheet = Sheet(right + MARGIN, 2 * MARGIN + heading.height + body + 0.1 + notes_height(notes))
     draw_heading(sheet, MARGIN, heading)
@@ -94,7 +96,7 @@ def draw_related(shown: Related) -> Figure:
         _write(sheet, group.left, y, group.heading, color=group.colour, weight="bold")
     y += above
     for band, height in enumerate(bands):
-        _draw_band(sheet, y, shown, groups, band, tile)
+        _draw_band(sheet, y, shown, groups, band, tile, named)
         y += height
     if has_scale:
         _write(sheet, groups[0].left, y, unit)
@@ -111,7 +113,7 @@ def draw_featured(blocks: Sequence[Featured]) -> Figure:
     heats = [own.heated for block in blocks for own in block.owns]
     scales = [own.scale for block in blocks for own in block.owns]
     notes = note_lines(_notes(heats, scales), width)
-    heights = [heading.height + HEADED + OWN for heading in headings]
+    heights = [heading.height + HEADED + OWN + _named(heats) for heading in headings]
     height = 2 * MARGIN + sum(heights) + BETWEEN * (len(blocks) - 1) + 0.1 + notes_height(notes)
     sheet, y = Sheet(width, height), MARGIN
     for block, heading, height in zip(blocks, headings, heights, strict=True):
@@ -147,7 +149,8 @@ def _draw_test(sheet: Sheet, y: float, shown: Related) -> None:
     y += HEADED + TEST_SIDE + 0.14
     sheet.text(MARGIN, y, "Its own relevance", weight="bold")
     _draw_own(sheet, MARGIN, y + HEADED, shown.own)
-    _write(sheet, MARGIN, y + HEADED + OWN, _own_words(shown), SMALL, color=QUIET)
+    own = OWN + _named([shown.own.heated])
+    _write(sheet, MARGIN, y + HEADED + own, _own_words(shown), SMALL, color=QUIET)
 
 
 def _own_words(shown: Related) -> list[str]:
@@ -158,7 +161,8 @@ def _draw_own(sheet: Sheet, x: float, y: float, own: Own) -> None:
     """Draw a sample's own map with its scale."""
     draw_map(sheet, own.heated, x, y, TEST_SIDE, own.scale)
     if own.heated.values is not None:
-        draw_scale(sheet, x, y + TEST_SIDE + ROOM_BELOW, TEST_SIDE, own.scale)
+        below = y + TEST_SIDE + _named([own.heated]) + ROOM_BELOW
+        draw_scale(sheet, x, below, TEST_SIDE, own.scale)
 
 
 def _group(side: Side, left: float, width: float, count: int, tile: float) -> _Group:
@@ -168,19 +172,22 @@ def _group(side: Side, left: float, width: float, count: int, tile: float) -> _G
     return _Group(wrap(f"{side.word}: {side.does}", width, TEXT, 2, "bold"), colour, left, bands, captions)
 
 
-def _band_height(groups: list[_Group], band: int, tile: float) -> float:
+def _band_height(groups: list[_Group], band: int, tile: float, named: float) -> float:
     words = max(captions_height(group.captions[band]) for group in groups if band < len(group.bands))
-    return 3 * tile + 2 * (ROOM_BELOW + HEADED) + ROOM_BELOW + words + 0.2
+    return 3 * tile + 2 * (ROOM_BELOW + HEADED + named) + ROOM_BELOW + words + 0.2
 
 
-def _draw_band(sheet: Sheet, y: float, shown: Related, groups: list[_Group], band: int, tile: float) -> None:
+def _draw_band(
+    sheet: Sheet, y: float, shown: Related, groups: list[_Group], band: int, tile: float, named: float
+) -> None:
     """Draw the training samples of a band, their maps below them, the maps on the test sample below those."""
     there = [group for group in groups if band < len(group.bands)]
     limits = value_limits([shown.own.heated.picture, *(pair.neighbour.picture for pair in _pairs(shown))])
     largest = max(abs(pair.neighbour.score) for pair in _pairs(shown))
-    step = tile + ROOM_BELOW + HEADED
-    for row, words in ((1, ON_TRAIN), (2, ON_TEST)):
-        sheet.text(there[0].left, y + row * step - HEADED, words, color=QUIET)
+    train_y = y + tile + ROOM_BELOW + HEADED
+    test_y = train_y + tile + named + ROOM_BELOW + HEADED
+    for top, words in ((train_y, ON_TRAIN), (test_y, ON_TEST)):
+        sheet.text(there[0].left, top - HEADED, words, color=QUIET)
     for group in there:
         for column, (pair, caption) in enumerate(zip(group.bands[band], group.captions[band], strict=True)):
             x, member = group.left + column * (tile + TILE_GAP), pair.neighbour
@@ -188,11 +195,11 @@ def _draw_band(sheet: Sheet, y: float, shown: Related, groups: list[_Group], ban
                 sheet, member.picture, x, y, tile,
                 limits=limits, beside=shown.own.heated.picture.values, dashed=member.differs,
             )  # fmt: skip
-            draw_map(sheet, pair.on_train, x, y + step, tile, shown.scale)
-            draw_map(sheet, pair.on_test, x, y + 2 * step, tile, shown.scale)
+            draw_map(sheet, pair.on_train, x, train_y, tile, shown.scale)
+            draw_map(sheet, pair.on_test, x, test_y, tile, shown.scale)
             share = abs(member.score) / largest
             draw_caption(
-                sheet, x, y + 2 * step + tile + ROOM_BELOW, member, caption,
+                sheet, x, test_y + tile + named + ROOM_BELOW, member, caption,
                 side=tile, colour=group.colour, share=share,
             )  # fmt: skip
 
@@ -219,6 +226,11 @@ def _notes(heats: Sequence[Heated], scales: Sequence[Scale]) -> list[str]:
     if any(heated.picture.stretched for heated in heats):
         found.append(STRETCHED)
     return found
+
+
+def _named(heats: Sequence[Heated]) -> float:
+    """Return the room below maps for naming the places of rows of numbers."""
+    return NAMED if any(heated.values is not None and heated.values.ndim == 1 for heated in heats) else 0.0
 
 
 def _is_drawn(heated: Heated) -> bool:

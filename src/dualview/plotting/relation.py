@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from dualview._display import shows
-from dualview.plotting.explained import Neighbour, check_length, neighbour, source_shown
+from dualview.plotting.explained import Neighbour, check_length, check_target, neighbour, source_shown
 from dualview.plotting.features import Own, absorbed_share, own_relevance
-from dualview.plotting.heatmap import Heated, Scale, part_of
-from dualview.plotting.words import explained_title, measured_phrase, output_phrase, side_phrases
+from dualview.plotting.heatmap import Heated, Scale, heat, part_of
+from dualview.plotting.words import brief_phrase, explained_title, output_phrase, percent, side_phrases
 from dualview.relations.render import Maps
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def relation_figure(
 
     Raises:
         IndexError: the row was not rendered.
-        ValueError: `input` is not among the model's, or `names` are not as many as training samples.
+        TypeError: `true_target` is no whole number.
+        ValueError: `input` is not among the model's, `names` are not as many as training samples, or
+            `true_target` is no output column.
     """
     from dualview.plotting.map_layout import draw_related
     from dualview.plotting.style import plain_style
@@ -107,6 +109,7 @@ def relation_figure(
         raise ValueError(f"`k` must be at least 1; it is {k}")
     explainer = maps.relation.explainer
     check_length("names", names, len(explainer.table), "training samples")
+    true_target = None if true_target is None else check_target("true_target", true_target, explainer.num_classes)
     class_names = explainer.task.class_names if class_names is None else class_names
     names = explainer.names if names is None else names
     shown = _related(maps.of_test(row), row, k, input, display, class_names, names, true_target)
@@ -145,20 +148,45 @@ def _related(
         for word, does, places in zip(("Proponents", "Opponents"), side_phrases(own), members, strict=True)
         if places
     ]
-    heats = [heated.values for side in sides for pair in side.pairs for heated in (pair.on_train, pair.on_test)]
+    drawn = [*members[0], *members[1]]
+    lies = "The maps show where on either sample it lies."
+    if isinstance(maps.test, dict) and len(maps.test) > 1:
+        lies = f"The maps show where in input “{name}” of either sample it lies."
+        notes = [*_carried(maps, drawn, str(name)), *notes]
     one = "Each score is" if maps.unit is None else f"Each score is unit {maps.unit}’s part of"
     return Related(
         explained_title(int(own.predicted[0]), target, true_target, class_names),
-        f"{one} a training sample’s share of the surrogate’s {output_phrase(own, target, class_names)}. "
-        "The maps show where on either sample it lies.",
+        f"{one} a training sample’s share of the surrogate’s {output_phrase(own, target, class_names)}. {lies}",
         row,
         own_relevance(own, 0, picture, name),
-        f"For the network’s {measured_phrase(own, target, class_names)}",
+        f"For the network’s {brief_phrase(own, target, class_names)}",
         sides,
-        Scale.of(heats, lower_is_better=own.lower_is_better),
-        f"Relevance, in shares of the surrogate’s {measured_phrase(own, target, class_names)}",
-        [*_absorbed(maps, [*members[0], *members[1]]), *notes],
+        _scale(maps, drawn, name),
+        f"Relevance, in shares of the surrogate’s {brief_phrase(own, target, class_names)}",
+        [*_absorbed(maps, drawn), *notes],
     )
+
+
+def _scale(maps: Maps, places: list[int], name: str | None) -> Scale:
+    """Return the one scale of these pairs' maps on all inputs: an input that carries next to nothing stays pale."""
+    parts = [part for side in (maps.train, maps.test) for part in ({"": side} if name is None else side).values()]
+    shared = Scale.of(
+        [heat(part[place]) for part in parts for place in places], lower_is_better=maps.own.lower_is_better
+    )
+    sides = part_of(maps.train, name), part_of(maps.test, name)
+    return shared.drawing([heat(side[place]) for side in sides for place in places])
+
+
+def _carried(maps: Maps, places: list[int], name: str) -> list[str]:
+    """Say which share of the scores lies in the input that is drawn, where the model takes several."""
+    if not places:
+        return []
+    ranges = []
+    for side, where in ((maps.train, "training samples"), (maps.test, "test sample")):
+        sums = part_of(side, name)[places].double().flatten(1).sum(1)
+        shares = sums / maps.scores[places].double()
+        ranges.append(f"between {percent(float(shares.min()))} and {percent(float(shares.max()))} on the {where}")
+    return [f"Of each score, input “{name}” carries {' and '.join(ranges)}. All inputs share the scale."]
 
 
 def _absorbed(maps: Maps, places: list[int]) -> list[str]:

@@ -10,7 +10,7 @@ from matplotlib.patches import Polygon, Rectangle
 
 from dualview.engine.pictures import Picture
 from dualview.plotting.explained import value_limits
-from dualview.plotting.heatmap import Heated, Scale
+from dualview.plotting.heatmap import Heated, Scale, strongest_of
 from dualview.plotting.style import AGAINST, FOR, INK, LINE, QUIET, SMALL, Sheet, line_height, wrap
 from dualview.plotting.words import signed
 
@@ -21,6 +21,9 @@ CHECK_TONES = (226, 250)
 BARS, TEST_BARS, VALUES_BEHIND = "#4a4a4a", "#a8a8a8", "#dedede"
 SCALE = 0.12
 SCALE_HEIGHT = SCALE + 0.03 + 2 * line_height(SMALL)
+NUM_TICKS, NUM_WIDE_TICKS, WIDE = 5, 3, 100  # places numbered below a row; of rows so long that numbers are wide
+NAMED_LINES = 2
+NAMED = 0.02 + (1 + NAMED_LINES) * line_height(SMALL)  # inches below a row: numbers of places, and the strongest
 
 
 def draw_sample(
@@ -60,13 +63,17 @@ def draw_sample(
 
 
 def draw_map(sheet: Sheet, heated: Heated, x: float, y: float, side: float, scale: Scale) -> None:
-    """Draw a sample's relevance in a square of `side` inches: colours over its picture, bars, or words."""
+    """Draw a sample's relevance in a square of `side` inches: colours over its picture, bars, or words.
+
+    Below bars, `NAMED` inches more say which place is which.
+    """
     axes = sheet.axes(x, y, side, side)
     if heated.values is None:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         _words(sheet, f"No map: relevance of {heated.words}", x, y, side)
     elif heated.values.ndim == 1:
         _relevance_bars(axes, heated.values, heated.picture.values, scale)
+        _name_places(sheet, heated.values, x, y + side + 0.02, side)
     else:
         _image(axes, scale.paint(heated.values, heated.picture))
     _close(axes)
@@ -143,6 +150,16 @@ def _relevance_bars(axes: Axes, values: np.ndarray, behind: np.ndarray | None, s
     axes.bar(places, values, width=0.45 if len(values) <= 64 else 0.8, color=tones, linewidth=0)
     axes.axhline(0, color=QUIET, linewidth=0.5)
     axes.set(xlim=(-0.8, len(values) - 0.2), ylim=(-1.06 * scale.limit, 1.06 * scale.limit))
+
+
+def _name_places(sheet: Sheet, values: np.ndarray, x: float, y: float, side: float) -> None:
+    """Number a few places below a row's bars, and name the strongest."""
+    count = min(len(values), NUM_TICKS if len(values) <= WIDE else NUM_WIDE_TICKS)
+    for place in np.linspace(0, len(values) - 1, count).round().astype(int):
+        at = x + side * (place + 0.8) / (len(values) + 0.6)  # as the limits of the axes have it
+        sheet.text(at, y, str(place), size=SMALL, color=QUIET, ha="center")
+    for number, line in enumerate(wrap(f"most on {strongest_of(values, 1)[0]}", side, SMALL, NAMED_LINES), start=1):
+        sheet.text(x, y + number * line_height(SMALL), line, size=SMALL, color=QUIET)
 
 
 def _words(sheet: Sheet, words: str, x: float, y: float, side: float) -> None:

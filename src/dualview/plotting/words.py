@@ -37,7 +37,8 @@ def decimals(value: float, digits: int = 3) -> int:
 
 def percent(share: float) -> str:
     """Write a share as a percentage with one decimal."""
-    return "less than 0.1\u202f%" if 0 < share < 5e-4 else f"{100 * share:.1f}\u202f%"
+    small = 0 < abs(share) < 5e-4
+    return "less than 0.1\u202f%" if small else f"{100 * share:.1f}\u202f%".replace("-", MINUS)
 
 
 def signed_to(value: float, places: int) -> str:
@@ -77,6 +78,11 @@ def measured_phrase(attribution: Measured, target: int, class_names: Sequence[st
     if name.startswith("contrast("):  # of two fixed classes, whatever the target
         return name
     return f"{name} {'for' if attribution.lower_is_better else 'of'} {class_phrase(target, class_names)}"
+
+
+def brief_phrase(attribution: Measured, target: int, class_names: Sequence[str] | None) -> str:
+    """Name the measured output where room is short, and say whether it was linearised."""
+    return measured_phrase(attribution, target, class_names) + (", linearised" if attribution.linearised else "")
 
 
 def output_phrase(attribution: Measured, target: int, class_names: Sequence[str] | None) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dualview._display import png
 from dualview.engine.batches import batch_size_for
-from dualview.engine.propagation.account import Account
+from dualview.engine.propagation.account import Account, warn_of
 from dualview.engine.propagation.composites import Composite
 from dualview.engine.propagation.passes import Passes, relevance
 from dualview.engine.propagation.trace import Trace
@@ -134,16 +134,20 @@ def render(
             the network gives a sample other features now than were recorded.
         NotImplementedError: an operation has no rule; it is named with its module.
     """
+    if not isinstance(relation, Relation):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"`relation` must be what `relate` returned; it is a {type(relation).__name__}")
     if not isinstance(rule, LRP):  # pyright: ignore[reportUnnecessaryIsInstance]  # users are not checked
         raise TypeError(f"`rule` must be an LRP, e.g. LRP('epsilon-plus-flat'); it is {rule!r}")
-    test_index, train_index = _pairs(relation, test, train, k)
     _check_unit(unit, relation)
+    test_index, train_index = _pairs(relation, test, train, k)
     drawn = _Drawn(relation, rule.composite(), test_index, train_index, unit, batch_size)
     on_test, on_train = drawn.on("test"), drawn.on("train")
     rows = _distinct(test_index)
     source = relation.source
     task = dataclasses.replace(relation.explainer.task, classes=None)  # targets are output columns already
-    own = rule.attribute(task, source.test_inputs(rows), relation.targets[rows], batch_size=batch_size)
+    own = rule.unwarned(task, source.test_inputs(rows), relation.targets[rows], batch_size=batch_size)
+    sides = {"on the test side": on_test, "on the training side": on_train, "of the network's own output": own}
+    warn_of({what: one.account for what, one in sides.items() if one.account is not None}, stacklevel=2)
     return Maps(
         test=_alone(on_test.inputs),
         train=_alone(on_train.inputs),
@@ -216,7 +220,7 @@ def _pairs(relation: Relation, test: Picked, train: Picked | None, k: int) -> tu
                 "a single one on either side"
             )
         count = max(len(rows), len(positions))
-        return rows.expand(count), positions.expand(count)
+        return rows.expand(count).contiguous(), positions.expand(count).contiguous()
     return relation.strongest(rows, k)
 
 
@@ -225,7 +229,10 @@ def _distinct(index: Tensor) -> list[int]:
 
 
 def _positions(name: str, picked: Picked, size: int) -> Tensor:
-    found = torch.as_tensor(picked)
+    try:
+        found = torch.as_tensor(picked)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"`{name}` must be a position, or several; it is {picked!r}") from None
     if found.is_floating_point() or found.dtype == torch.bool or found.ndim > 1 or not found.numel():
         raise ValueError(f"`{name}` must be a position, or several; it is {picked!r}")
     found = found.reshape(-1).long()
@@ -237,6 +244,8 @@ def _positions(name: str, picked: Picked, size: int) -> Tensor:
 
 def _check_unit(unit: int | None, relation: Relation) -> None:
     size = relation.test.values.shape[1]
+    if unit is not None and not isinstance(unit, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"`unit` must be a unit's number or None; it is {unit!r}")
     if unit is not None and not 0 <= unit < size:
         raise IndexError(f"`unit` is {unit}; units go from 0 to {size - 1}")
 
@@ -251,8 +260,8 @@ def _check_same(now: Tensor, recorded: Tensor, gradients: Tensor, positions: lis
     if bool(differs.any()):
         position = positions[int(differs.nonzero()[0])]
         raise ValueError(
-            f"{side} sample {position} has other features now than when it was recorded: did the data set change, "
-            "does it augment, or does the model's output depend on chance?"
+            f"{side} sample {position} has other features now than when it was recorded: did the data set or the "
+            "model's weights change, does it augment, or does the model's output depend on chance?"
         )
 
 

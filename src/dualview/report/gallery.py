@@ -18,7 +18,7 @@ from dualview.engine.tables import Table
 from dualview.engine.task import class_logits
 from dualview.features.lrp import LRP
 from dualview.plotting.explained import Explained, Neighbour, explained, value_limits
-from dualview.plotting.words import class_word, decimals, measured_phrase, number, side_phrases, signed, signed_to
+from dualview.plotting.words import class_word, decimals, brief_phrase, number, side_phrases, signed, signed_to
 from dualview.relations.render import Maps
 from dualview.report.facts import count, percent, predictions_of
 from dualview.report.images import Shown, shown
@@ -165,7 +165,7 @@ def _prediction(
         facts,
         said,
         agrees,
-        measured_phrase(attribution, sample.target, names) + (", linearised" if attribution.linearised else ""),
+        brief_phrase(attribution, sample.target, names),
         _steps(attribution, row) if attribution.kind == "share" else [],
         _sides(attribution, row, sample, network, limits),
         None if maps is None else prediction_maps(maps, sample, position, limits),

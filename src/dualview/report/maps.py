@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from dualview.engine.source import inputs_at
 from dualview.errors import DualViewWarning, NonFiniteError
 from dualview.features.lrp import LRP
 from dualview.plotting.explained import Explained, Neighbour
-from dualview.plotting.heatmap import Heated, Scale, heat
+from dualview.plotting.heatmap import NUM_STRONGEST, Heated, Scale, heat, strongest_of
 from dualview.plotting.words import decimals, signed, signed_to
 from dualview.relations.relation import relate
 from dualview.relations.render import Features, Maps, render
@@ -34,7 +33,6 @@ FLAT, DENSE = LRP("epsilon-plus-flat"), LRP("epsilon")
 EVEN = 1e-5  # of the largest relevance: far above the rounding of sums that should be equal
 SIDE, WORDS = 192, 400  # pixels, characters
 WORTH_SAYING = 1e-3  # of a score: when operations absorbed less on the way, nothing is said
-NUM_STRONGEST = 3  # entries named below a row of numbers
 STEPS = 63  # of the scale's picture
 
 RuleChoice = LRP | None | Literal["auto"]
@@ -44,7 +42,7 @@ class Heat(NamedTuple):
     """Relevance on one sample, and where the rest of what it explains went.
 
     Attributes:
-        parts: (name of the input, "" where there is but one; its map).
+        parts: (name of the input with its map's sum, "" where there is but one; its map).
         total: what reached the inputs.
         absorbed: what operations kept, or "" where that is next to nothing.
         strongest: the entries of a row of numbers that have most of it.
@@ -117,8 +115,9 @@ def _fitting(explainer: Explainer, inputs: Inputs) -> tuple[LRP | None, str | No
     """Return the rule that suits the network, or in a sentence why relevance cannot pass it.
 
     Flat shares relevance evenly among the inputs that a unit of the first layer sees. Where each sees
-    all of them, as in a dense layer, such a map is the same everywhere and says nothing. Plain epsilon
-    stands in then, with biases in the denominators: without them, sums near zero make maps explode.
+    all of them, as in a dense layer, such a map is the same everywhere and says nothing. One such input
+    among several is enough for plain epsilon to stand in, with biases in the denominators: without
+    them, sums near zero make maps explode.
 
     Args:
         explainer: whose network it is.
@@ -133,8 +132,13 @@ def _fitting(explainer: Explainer, inputs: Inputs) -> tuple[LRP | None, str | No
         raise
     except (NotImplementedError, TypeError, ValueError) as error:
         return None, re.split(r"\.\s", str(error), maxsplit=1)[0].rstrip(".") + "."
-    even = all(part.max() - part.min() <= EVEN * part.abs().max() for part in relevance)
-    return (DENSE if even else FLAT), None
+    return (DENSE if any(_is_even(part) for part in relevance) else FLAT), None
+
+
+def _is_even(relevance: Tensor) -> bool:
+    """Return whether a map is the same everywhere; a single value, or no relevance at all, tells nothing."""
+    largest = relevance.abs().max()
+    return relevance.numel() > 1 and bool(largest > 0) and bool(relevance.max() - relevance.min() <= EVEN * largest)
 
 
 # ── drawing ──────────────────────────────────────────────────────────────────────────────────────
@@ -221,16 +225,11 @@ def _heat(
         heated = Heated.of(part, picture)
         alt = f"heat map of {whose}{f', input {name}' if name else ''}: sums to {signed(totals[name])}"
         if heated.values is not None and heated.values.ndim == 1:
-            strongest = _strongest(heated.values)
+            strongest = strongest_of(heated.values, NUM_STRONGEST)
             alt += f"; most on {', '.join(strongest)}"
-        drawn.append((name, shown_map(heated, scale, alt, SIDE, WORDS)))
+        carries = f"{name}: {_part_of(explained, totals[name])}" if name else ""
+        drawn.append((carries, shown_map(heated, scale, alt, SIDE, WORDS)))
     return Heat(drawn, _part_of(explained, sum(totals.values())), _kept(absorbed, explained), strongest)
-
-
-def _strongest(values: np.ndarray) -> list[str]:
-    """Name the entries of a row that relevance is largest on."""
-    order = np.argsort(-np.abs(values), kind="stable")[:NUM_STRONGEST]
-    return [f"value {entry} ({signed(float(values[entry]), 2)})" for entry in order]
 
 
 def _part_of(whole: float, part: float) -> str:

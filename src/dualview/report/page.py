@@ -17,7 +17,7 @@ from dualview.engine.tables import Table
 from dualview.features.lrp import LRP
 from dualview.report import facts, gallery
 from dualview.report.images import STRIP_HEIGHT, STRIP_WIDTH
-from dualview.report.maps import RuleChoice, settled
+from dualview.report.maps import settled
 
 
 def write_report(
@@ -30,7 +30,7 @@ def write_report(
     k: int = 5,
     top_suspects: int = 30,
     title: str | None = None,
-    rule: RuleChoice = "auto",
+    rule: LRP | str | None = "auto",
 ) -> Path:
     """Write one self-contained page about a model: what it got wrong, and which training samples made it.
 
@@ -51,16 +51,16 @@ def write_report(
         k: proponents and opponents of each.
         top_suspects: training samples listed.
         title: heading of the page.
-        rule: how relevance goes back to the inputs of both samples; None draws no heat maps. "auto" is
-            `LRP("epsilon-plus-flat")`, or `LRP("epsilon")` behind a dense first layer, where flat maps
-            are the same everywhere. Where relevance cannot pass the network, or the training samples or
+        rule: how relevance goes back to the inputs of both samples, or a composite's name, as `LRP`
+            takes it; None draws no heat maps. "auto" is `LRP("epsilon-plus-flat")`, or `LRP("epsilon")`
+            where any input meets a dense first layer: its flat map would be the same everywhere. Where relevance cannot pass the network, or the training samples or
             a fitted DualView are missing, the page has no maps and says why, and so does a warning.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: a negative number of samples, no neighbours, data that the explainer refuses, or
+        ValueError: a negative number of samples, no neighbours, an unknown `rule`, data that the explainer refuses, or
             samples that have changed since they were recorded.
         NotImplementedError: an operation has no rule, where `rule` is given and not "auto".
 
@@ -72,13 +72,14 @@ def write_report(
             raise ValueError(f"`{name}` is {value}; expected 0 or more")
     if k < 1:
         raise ValueError(f"`k` is {k}; expected at least 1")
-    if rule is not None and rule != "auto" and not isinstance(rule, LRP):
-        raise TypeError(f"`rule` must be an LRP, None or 'auto'; it is {rule!r}")
+    if rule is not None and not isinstance(rule, (LRP, str)):  # pyright: ignore[reportUnnecessaryIsInstance]  # users are not checked
+        raise TypeError(f"`rule` must be an LRP, a composite's name, None or 'auto'; it is {rule!r}")
+    chosen = "auto" if rule == "auto" else LRP(rule) if isinstance(rule, str) else rule
     samples = as_samples(data, name="data")
     table = explainer.record(samples)
     errors = dataclasses.replace(explainer, held_out=table).errors()  # of the rows just recorded, not recorded again
     positions = gallery.choose(table, errors, num_errors, num_correct)
-    chosen_rule, no_maps = settled(explainer, samples, positions, rule)
+    chosen_rule, no_maps = settled(explainer, samples, positions, chosen)
     predictions = gallery.predictions(explainer, samples, table, positions, k, chosen_rule)
     environment = Environment(
         loader=PackageLoader("dualview.report", "templates"),

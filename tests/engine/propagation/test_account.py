@@ -31,7 +31,7 @@ def test_the_balance_holds_sample_by_sample():
         torch.tensor([[1.0], [2.0]]).double(), [torch.tensor([0.25, 1.25]).double(), torch.full((2, 1), 0.5).double()]
     )
     with pytest.warns(DualViewWarning, match="16.7% of the relevance .* 0.5 by bias at operation 'conv2d'"):
-        warn_of(account)
+        warn_of({"": account}, stacklevel=1)
     assert account.inputs.tolist() == [0.75, 1.75]
     assert account.seed.tolist() == [1.0, 2.0]
     assert [entry.amount.tolist() for entry in account.absorbed] == [[0.25, 0.25]]

@@ -99,7 +99,7 @@ def test_relevance_that_grows_out_of_all_proportion_is_warned_of():
         (2 - 1e-4) / 1e-4, rel=1e-3
     )  # as float32 has 1e-4
     with pytest.warns(DualViewWarning, match=r"grew 2e\+04-fold up to operation 'input'"):
-        warn_of(account)
+        warn_of({"": account}, stacklevel=1)
 
 
 def test_cancelling_branches_show():
@@ -111,3 +111,32 @@ def test_cancelling_branches_show():
     (branches,) = found.account.branches
     assert branches.place.operation == "sub"
     assert branches.ratio == pytest.approx(19)
+
+
+class HalfInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = torch.relu(self.a(x))
+        return self.b(y.float())
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "z-plus", "epsilon-plus-flat"])
+def test_autocast_inside_the_model_is_refused(rule: str):
+    with pytest.raises(TypeError, match=r"operation 'linear' in module 'a' \(Linear\) runs under autocast"):
+        trace(HalfInside(), torch.randn(2, 3), composite(rule))
+
+
+def test_relevance_that_grows_is_no_imbalance():
+    """Rounding is in units of the largest relevance on the way, at the inputs too."""
+    torch.manual_seed(0)
+    layers = nn.Linear(9, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)
+    model, x = nn.Sequential(*layers), torch.randn(6000, 9)
+    found = trace(model, x, composite("epsilon-plus")).propagate(gradient=torch.ones(6000, 3))
+    sizes, worst = found.relevance.abs().sum(1).topk(20)
+    assert sizes[0] > 1e3 * found.account.seed[worst[0]].abs()
+    for k in worst.tolist():
+        trace(model, x[k : k + 1], composite("epsilon-plus")).propagate(gradient=torch.ones(1, 3))

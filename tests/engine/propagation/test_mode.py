@@ -174,3 +174,39 @@ def test_a_compiled_module_runs_as_what_it_was_made_from():
     plain, compiled = (trace(net, x, composite("gamma")) for net in (model, torch.compile(model)))
     found = [one.propagate(gradient=torch.ones(2, 2)).relevance for one in (plain, compiled)]
     assert torch.equal(*found)
+
+
+class Layout(nn.Module):
+    """Linear operations after which the first axis is not the sample, or only by chance."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.fc, self.out = name, nn.Linear(4, 4), nn.Linear(4, 2)
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.fc(x))
+        if self.name == "from the left":
+            h = (self.weight @ h.T).T
+        elif self.name == "einsum":
+            h = torch.einsum("nf,fg->gn", h, self.weight).T
+        elif self.name == "tensordot":
+            h = torch.tensordot(h, self.weight, dims=1)
+        elif self.name == "stack":
+            h = self.out(torch.stack([h, torch.tanh(h)]))
+            return h.mean(0)
+        return self.out(torch.relu(h))
+
+
+@pytest.mark.parametrize("name", ["from the left", "einsum", "tensordot", "stack"])
+@pytest.mark.parametrize("rule", ["epsilon", "gamma", "z-plus"])
+@pytest.mark.parametrize("rows", [2, 4])
+def test_samples_beside_each_other_change_nothing_in_any_layout(name: str, rule: str, rows: int):
+    torch.manual_seed(0)
+    model = Layout(name).double()
+    x = torch.randn(rows, 4).double() * torch.logspace(0, 3, rows).double()[:, None]
+    rules = composite(rule, epsilon=0.1)
+    together = trace(model, x, rules).propagate(gradient=torch.ones(rows, 2).double()).relevance
+    for k in range(rows):
+        alone = trace(model, x[k : k + 1], rules).propagate(gradient=torch.ones(1, 2).double()).relevance
+        torch.testing.assert_close(together[k : k + 1], alone, rtol=1e-9, atol=1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -198,25 +198,22 @@ class Ledger:
         if len({part.shape for part in (begun, *parts)}) > 1:
             parts = [part.sum() for part in parts]
         reached = torch.stack(parts).sum(0)
-        if len({part.shape for part in (begun, reached, *amounts)}) > 1:
-            residuals = (begun.sum() - reached.sum() - sum(amount.sum() for amount in amounts)).abs()
-            sizes = begun.abs().sum() + sum(amount.abs().sum() for amount in amounts)
-        else:
-            residuals = (begun - reached - sum(amounts)).abs()
-            sizes = begun.abs() + sum(amount.abs() for amount in amounts)
-        tolerances = EXACT * sizes
+        rounding = 0.0
         if seed.dtype != torch.float64:
             # Every operation rounds what passes it by some units in the last place, and most sum thousands of terms.
-            flow = float(seed.abs().sum()) + sum(float(flow) for _, flow in self._flow)
-            tolerances = tolerances + ROUNDING * torch.finfo(seed.dtype).eps * flow
+            flow = sum(float(part.abs().sum()) for part in (seed, *inputs)) + sum(float(size) for _, size in self._flow)
+            rounding = ROUNDING * torch.finfo(seed.dtype).eps * flow
+        residuals, tolerances = _balance(begun, reached, amounts, rounding)
+        if amounts and not bool((residuals <= tolerances).all()):
+            # Some first axis was taken for the samples, having their number by chance: nothing is known apart.
+            absorbed = tuple(replace(entry, amount=entry.amount.sum()) for entry in absorbed)
+            residuals, tolerances = _balance(begun, reached, [entry.amount for entry in absorbed], rounding)
         worst = int((residuals - tolerances).argmax())
         residual, tolerance = float(residuals.flatten()[worst]), float(tolerances.flatten()[worst])
         growth = self._growth(seed, inputs)
         account = Account(begun, reached, absorbed, self._cancelling(), residual, tolerance, growth)
         if not residual <= tolerance:
             advice = "" if seed.dtype == torch.float64 else " Rounding may be the cause: try model.double()."
-            if residuals.numel() > 1 and abs(float((begun - reached - sum(amounts)).sum())) <= float(tolerances.sum()):
-                advice = " In total it does: the model mixes samples, whose maps cannot be told apart."
             which = f" of sample {worst}" if residuals.numel() > 1 else ""
             totals = (float(seed.sum()), float(reached.sum()), sum(entry.total for entry in absorbed))
             raise ArithmeticError(
@@ -228,9 +225,9 @@ class Ledger:
 
     def _growth(self, seed: Tensor, inputs: list[Tensor]) -> Growth | None:
         begun = float(seed.abs().sum())
-        sizes = [(float(size), place) for place, size in self._flow]
-        sizes.append((sum(float(values.abs().sum()) for values in inputs), Place("input")))
-        largest, place = max(sizes, key=lambda entry: entry[0])
+        sizes = [(place, float(size)) for place, size in self._flow]
+        sizes.append((Place("input"), sum(float(values.abs().sum()) for values in inputs)))
+        place, largest = max(sizes, key=lambda entry: entry[1])
         return Growth(place, largest / begun) if begun else None
 
     def _cancelling(self) -> tuple[Branches, ...]:
@@ -238,6 +235,14 @@ class Ledger:
             Branches(place, float(apart / together) if together > 0 else float("inf") if apart > 0 else 1.0)
             for place, apart, together in self._branches
         )
+
+
+def _balance(seed: Tensor, inputs: Tensor, amounts: list[Tensor], rounding: float) -> tuple[Tensor, Tensor]:
+    """Return by how much the books differ and what is tolerated: by sample where all is known so, else in total."""
+    if len({part.shape for part in (seed, inputs, *amounts)}) > 1:
+        seed, inputs, amounts = seed.sum(), inputs.sum(), [amount.sum() for amount in amounts]
+    residuals = (seed - inputs - sum(amounts)).abs()
+    return residuals, EXACT * (seed.abs() + sum(amount.abs() for amount in amounts)) + rounding
 
 
 def joined_account(accounts: Sequence[Account]) -> Account:
@@ -272,23 +277,28 @@ def _joined(amounts: list[Tensor]) -> Tensor:
     return torch.stack([amount.sum() for amount in amounts]).sum()
 
 
-def warn_of(account: Account) -> None:
-    """Warn where a map says less than it seems to: much was absorbed, or relevance grew out of all proportion."""
+def warn_of(accounts: Mapping[str, Account], *, stacklevel: int) -> None:
+    """Warn, once, where maps say less than they seem to: much was absorbed, or relevance grew out of all proportion.
+
+    Args:
+        accounts: by what they are of, e.g. "on the test side"; the empty word where there is one alone.
+        stacklevel: as in `warnings.warn`, counted from here.
+    """
+    said = [f"{what}: {words}" if what else words for what, account in accounts.items() for words in _remarks(account)]
+    if said:
+        warnings.warn(". ".join(said), DualViewWarning, stacklevel=stacklevel + 1)
+
+
+def _remarks(account: Account) -> Iterator[str]:
     share = account.absorbed_share
     if share > WARN_ABOVE:
         where = "; ".join(f"{entry.total:.3g} by {entry.kind} at {entry.place}" for entry in account.largest())
         much = f"{share:.1%}" if share <= 1 else f"{share:.3g} times the seed, in parts of either sign,"
-        warnings.warn(
-            f"{much} of the relevance was absorbed on the way and is not in the maps: {where}",
-            DualViewWarning,
-            stacklevel=4,
-        )
+        yield f"{much} of the relevance was absorbed on the way and is not in the maps: {where}"
     if account.growth is not None and account.growth.ratio > WARN_GROWTH:
-        warnings.warn(
-            f"relevance of both signs grew {account.growth.ratio:.3g}-fold up to {account.growth.place}: the maps are "
-            "small differences of large numbers. Another rule, or bias='absorb', may be steadier",
-            DualViewWarning,
-            stacklevel=4,
+        yield (
+            f"relevance of both signs grew {account.growth.ratio:.3g}-fold up to {account.growth.place}, so that the "
+            "maps are small differences of large numbers: another rule, or bias='absorb', may be steadier"
         )
 
 

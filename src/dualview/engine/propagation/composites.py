@@ -16,7 +16,7 @@ from dualview.engine.propagation.terminal import Flat, Terminal, WSquare
 Rule = Proportional | Terminal
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Composite:
     """An assignment of rules to linear operations.
 
@@ -41,6 +41,9 @@ class Composite:
     first: Rule | None = None
     named: Mapping[str | Callable, Rule] = dataclasses.field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.linear, self.convolution, self.batch_norm, self.first))
+
     def choose(
         self, place: Place, functions: tuple[Callable, ...], kind: OpKind, *, is_first: bool
     ) -> tuple[Any, Rule]:
@@ -56,7 +59,10 @@ class Composite:
         """Raise where an entry of the map, or the first layer's rule, never came to be used."""
         idle = [getattr(key, "__name__", key) for key in self.named if key not in used]
         if idle:
-            raise ValueError(f"no linear operation fits {', '.join(map(repr, idle))} of composite {self.name!r}")
+            raise ValueError(
+                f"{', '.join(map(repr, idle))} of composite {self.name!r} decides for no linear operation: none fits, "
+                "an earlier entry comes first, or it is a batch norm that is folded into the layer before"
+            )
         if self.first is not None and "first" not in used and not self.named:
             raise ValueError(
                 f"composite {self.name!r} has a rule for the first layer, but no linear layer or convolution sees the "
@@ -90,8 +96,17 @@ def composite(
         return maker(rule, {"bias": default_bias, **options})
     if isinstance(rule, Mapping):
         plain = Epsilon(**options)
+        for key, one in rule.items():
+            if not (isinstance(key, str) or callable(key)) or not isinstance(one, (str, Proportional, Terminal)):
+                raise TypeError(
+                    f"`rule` maps {key!r} to {one!r}; expected a module name, pattern or torch function, and a rule"
+                )
         named = {key: _named(one, options) if isinstance(one, str) else one for key, one in rule.items()}
         return Composite("custom", plain, plain, plain, named=named)
+    if not isinstance(rule, (Composite, Proportional, Terminal)):
+        raise TypeError(
+            f"`rule` is {rule!r}; expected a name, a rule such as Epsilon(), a composite, or a map of rules"
+        )
     if options:
         raise ValueError(f"`{next(iter(options))}` is given for {rule!r}, which holds its own: set it there")
     if isinstance(rule, Composite):

@@ -23,6 +23,8 @@ def with_constants(call: Call) -> Any:
 def concatenate(call: Call) -> Tensor:
     """Join tensors; what a terminal rule writes onto a constant part is booked as well."""
     result = with_constants(call)
+    if call.place.operation == "stack" and call.bind("tensors dim", dim=0)["dim"] in (0, -result.ndim):
+        call.tape.moved(result, call.place)
     if all(call.tape.shadows.of(part) is not None for part in tensors_of((call.args, call.kwargs)) if is_tracked(part)):
         call.tape.shadows.cast(result, with_tensors(call, partial(shadow_of, call)).run())
     return result

@@ -56,6 +56,10 @@ class LinearOp:
         self._read = [(tensor, tensor._version) for tensor in (self.weight, self.bias) if tensor is not None]
         with torch.no_grad():
             self.z = apply(self.x, self.weight)
+        if self.z.dtype != source.dtype:
+            raise TypeError(
+                f"{place} turns {source.dtype} into {self.z.dtype}: relevance needs one precision throughout"
+            )
 
     @property
     def x(self) -> Tensor:

@@ -95,6 +95,10 @@ class RelevanceMode(TorchFunctionMode):
                 f"no relevance rule for {place}: it runs without gradient, in a torch.no_grad() block or in the "
                 "forward of a custom autograd.Function"
             )
+        if torch.is_autocast_enabled(tracked[0].device.type):
+            raise TypeError(
+                f"{place} runs under autocast; relevance needs float32 or float64: switch it off for this call"
+            )
         if kwargs.get("out") is not None:
             raise NotImplementedError(f"no relevance rule for {place} with out=: use its result instead")
         for tensor in tracked:

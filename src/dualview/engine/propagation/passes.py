@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dualview.engine.batches import Inputs, num_rows
-from dualview.engine.propagation.account import Account, joined_account, warn_of
+from dualview.engine.propagation.account import Account, joined_account
 from dualview.engine.propagation.composites import Composite
 from dualview.engine.propagation.trace import Trace, trace
 from dualview.engine.site import Site
@@ -43,7 +43,7 @@ def relevance(
     at: Site | None = None,
     sites: Iterable[Site] = (),
 ) -> Passes:
-    """Propagate relevance batch by batch; warn once for all where much of it was absorbed, or where it grew.
+    """Propagate relevance batch by batch; what the account says of it is for the caller to warn of.
 
     Args:
         model: the network.
@@ -66,7 +66,6 @@ def relevance(
     if not found:
         raise ValueError("`inputs` hold no samples")
     account = joined_account([one.account for one in found])
-    warn_of(account)
     return Passes(
         {name: torch.cat([one.inputs[name].cpu() for one in found]) for name in found[0].inputs},
         {site: torch.cat([one.sites[site].cpu() for one in found]) for site in sites},

@@ -39,7 +39,7 @@ def check_options(bias: str, epsilon: float | int) -> None:
     """Raise where an option of a rule has no meaning."""
     if bias not in BIAS:
         raise ValueError(f"`bias` must be 'absorb', 'exclude' or 'share'; it is {bias!r}")
-    if not 0 <= epsilon < float("inf"):
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < float("inf"):
         raise ValueError(f"`epsilon` must be a number of at least 0; it is {epsilon!r}")
 
 

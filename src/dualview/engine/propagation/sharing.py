@@ -45,8 +45,8 @@ def coefficients(
         relevance: R.
         epsilon: |ε| in units of the largest |d| of the same sample.
         kept: takes what ε and zero denominators absorb.
-        by_sample: whether the first axis is known to be the sample. If not, the largest along the last
-            axis is taken: what other samples hold must change nothing.
+        by_sample: whether the first axis is known to be the sample. If not, ε is in units of |d_j| itself:
+            what other samples hold must change nothing.
         at_zero: the limit of s_j where R_j vanishes along with d_j; nothing is lost then.
     """
     some_zero = int(denominators.count_nonzero()) < denominators.numel()
@@ -69,12 +69,12 @@ def coefficients(
 
 
 def _largest(values: Tensor, by_sample: bool) -> Tensor:
-    """Return the largest |v| of each sample, or along the last axis, to broadcast with v."""
-    if values.ndim < 2:
+    """Return the largest |v| of each sample, to broadcast with v; where samples are not known apart, |v| itself."""
+    if values.ndim < 2 or not by_sample:
         return values.abs()
-    rows = values.flatten(1) if by_sample else values
-    found = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True))  # a norm is ten times slower
-    return found.reshape(-1, *[1] * (values.ndim - 1)) if by_sample else found
+    rows = values.flatten(1)
+    found = torch.maximum(rows.amax(1), -rows.amin(1))  # a norm is ten times slower
+    return found.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def spread_bias(op: LinearOp, shared: Tensor, inputs: Tensor, kept: Kept) -> Tensor:

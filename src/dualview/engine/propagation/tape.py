@@ -66,8 +66,12 @@ class Tape:
             if kept and tensor._is_view():  # of the same length by chance, as after x.transpose(0, 1)?
                 kept = all(x.stride()[:1] == tensor.stride()[:1] for x in given if storage_of(x) == storage_of(tensor))
             if not kept or any(x in self._moved for x in given):
-                self._moved[tensor] = True
-                self.ledger.unsure.add(place)
+                self.moved(tensor, place)
+
+    def moved(self, tensor: Tensor, place: Place) -> None:
+        """Remember that a result's first axis may be another than the sample."""
+        self._moved[tensor] = True
+        self.ledger.unsure.add(place)
 
     def depends(self, tensor: Tensor) -> None:
         """Remember the memory of a tensor that depends on the input."""

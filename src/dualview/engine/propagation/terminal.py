@@ -20,7 +20,7 @@ from dualview.engine.propagation.rules import EPSILON, check_options
 from dualview.engine.propagation.sharing import Kept, coefficients, spread_bias
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Terminal(ABC):
     """A rule that ends at the input.
 
@@ -86,6 +86,15 @@ class ZBox(Terminal):
 
     low: float | int | Tensor
     high: float | int | Tensor
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ZBox) or (self.bias, self.epsilon) != (other.bias, other.epsilon):
+            return False
+        pairs = ((self.low, other.low), (self.high, other.high))
+        return all(torch.equal(*map(torch.as_tensor, pair)) for pair in pairs)
+
+    def __hash__(self) -> int:
+        return hash((self.bias, self.epsilon))
 
     def sums(self, op: LinearOp) -> Tensor:
         low, high = self._bounds(op)

@@ -179,7 +179,7 @@ def _leaf(x: Tensor, device: torch.device, tape: Tape, ends: dict[int, Passed]) 
     """Return what the model gets for an input: a copy that it may change in place, with a shadow."""
     if not x.is_floating_point():
         return x.to(device).clone()
-    leaf = x.detach().to(device, copy=True).requires_grad_()
+    leaf = x.detach().as_subclass(Tensor).to(device, copy=True).requires_grad_()
     shadow_leaf = torch.zeros_like(leaf, requires_grad=True)
     passed = leaf.clone()
     tape.depends(passed)

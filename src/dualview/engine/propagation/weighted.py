@@ -73,18 +73,29 @@ def product(call: Call) -> Tensor:
     tracked = [k for k, operand in enumerate(operands) if is_tracked(operand)]
     if len(tracked) > 1:
         raise call.refusal("both factors depend on the input")
-    if len(operands) > 2 or call.kwargs:
+    if len(operands) > 2 or any(tensors_of(call.kwargs)):
         raise call.refusal("it is known with two operands, given by position")
     if len(operands) == 1:  # an einsum that only rearranges and sums
         return call.run()
     x, weight = operands[tracked[0]], operands[1 - tracked[0]]
     apply = partial(_multiplied, call, tracked[0] == 0)
-    return _ruled(call, LinearOp(call.place, "linear", x, weight, None, apply, **_of(call, x)))
+    options = _of(call, x)
+    options["by_sample"] = options["by_sample"] and _keeps_first_axis(call, tracked[0])
+    return _ruled(call, LinearOp(call.place, "linear", x, weight, None, apply, **options))
+
+
+def _keeps_first_axis(call: Call, operand: int) -> bool:
+    """Tell whether the first axis of a product is that of this operand."""
+    if isinstance(call.args[0], str):  # einsum
+        given, _, result = call.args[0].replace(" ", "").partition("->")
+        return bool(result) and given.split(",")[operand][:1] == result[:1] != "."
+    x = next(part for part in tensors_of(call.args) if is_tracked(part))
+    return call.place.operation in ("matmul", "mm", "bmm") and (operand == 0 or x.ndim > 2)
 
 
 def _multiplied(call: Call, x_first: bool, x: Tensor, weight: Tensor) -> Tensor:
     given = iter((x, weight) if x_first else (weight, x))
-    return call.function(*(_filled(part, given) for part in call.args))
+    return call.function(*(_filled(part, given) for part in call.args), **call.kwargs)
 
 
 def _filled(part: Any, given: Any) -> Any:
@@ -147,7 +158,10 @@ def _ruled(call: Call, op: LinearOp) -> Tensor:
     tape.used.add(key)
     tape.reads(op)
     if not isinstance(rule, Terminal):
-        return ProportionalRule.apply(op.source, op, rule, tape.ledger)  # type: ignore[no-any-return]
+        result: Tensor = ProportionalRule.apply(op.source, op, rule, tape.ledger)  # type: ignore[assignment]
+        if not op.by_sample:
+            tape.moved(result, op.place)
+        return result
     if op.shadow is None:
         raise ValueError(
             f"{type(rule).__name__} was given to {op.place}, but it writes to the input: only rearranging and "
