@@ -291,7 +291,8 @@ def test_the_report_has_the_heat_maps_of_the_rule_that_was_asked_for(capsys, toy
         run(capsys, *report)
     assert "There are no heat maps: they need the training samples" in Path("page.html").read_text(encoding="utf-8")
     assert "rule='zplus' is not known; known are 'epsilon'" in refused(capsys, *report, "--rule", "zplus")
-    assert "give train= to dualview.open" in refused(capsys, *report, "--rule", "z-plus")
+    message = refused(capsys, *report, "--rule", "z-plus")
+    assert message.endswith("--rule z-plus draws heat maps on training samples: give --train MODULE:DATASET")
 
 
 def test_an_operation_without_a_rule_is_an_error_of_use(capsys, toy):
@@ -329,6 +330,13 @@ def test_several_fits_ask_which(capsys, toy):
 )
 def test_errors_of_use_are_one_line(capsys, toy, arguments: str, message: str):
     assert message in refused(capsys, *arguments.split())
+
+
+@pytest.mark.parametrize("fault", ["1 / 0", "float(10**400)"])
+def test_errors_of_arithmetic_are_one_line(capsys, toy, fault: str):
+    (toy / "toy.py").write_text(f"{TOY}\ndef broken():\n    return {fault}\n")
+    message = refused(capsys, *"fit toy.py:task --data toy.py:broken --store s".split())
+    assert "division by zero" in message or "too large" in message
 
 
 def test_errors_of_use_on_a_fit(capsys, toy):

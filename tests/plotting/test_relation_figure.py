@@ -10,13 +10,13 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from torch import nn
 
 import dualview as dv
 from dualview import Maps
 from dualview.engine.pictures import picture_of
 from dualview.engine.propagation.account import Absorbed, Account, Place
 from dualview.plotting import plot, relation_figure
+from dualview.plotting.explained import check_target
 from dualview.plotting.heatmap import coloured, heat, limit
 from dualview.plotting.style import AGAINST, FOR
 from dualview.plotting.words import signed
@@ -230,6 +230,9 @@ def test_proponents_of_a_loss_lower_it_and_are_blue(image_maps: Maps):
     loss = dataclasses.replace(maps.own, measured="loss", lower_is_better=True, linearised=True)
     flipped = plot(dataclasses.replace(maps, own=loss))
     assert "Proponents: lower this loss" in words(flipped)
+    target = int(maps.own.targets[0])
+    assert f"For the network’s loss for class {target}, linearised: sums to" in said(flipped)
+    assert f"in shares of the surrogate’s loss for class {target}, linearised" in said(flipped)
     assert "surrogate’s loss for class" in said(flipped) and "linearised at the network’s logits" in said(flipped)
     first = order_of(maps, lower_is_better=True)[0]
     assert float(maps.scores[first]) < 0
@@ -287,66 +290,6 @@ def test_pairs_without_a_score_are_counted_and_not_drawn(image_maps: Maps, fault
     assert faults(nothing) == []
 
 
-# ── other inputs ─────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def table_maps(render: Callable[..., Maps]) -> Maps:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
-    return render(model, noise(12, 5) - 0.5, noise(14, 5)[12:] - 0.5, k=2)
-
-
-def test_rows_of_numbers_become_bars_in_the_colours_of_their_signs(table_maps: Maps):
-    maps = table_maps.of_test(0)
-    figure = plot(maps)
-    place = order_of(maps)[0]
-    sample, on_train, on_test = figure.axes[3:6]
-    position = int(maps.train_index[place])
-    values = noise(12, 5)[position] - 0.5
-    assert [bar.get_height() for bar in sample.containers[-1]] == pytest.approx(values.tolist())
-    end = max(float(maps.train.abs().max()), float(maps.test.abs().max()))
-    for axes, relevance in ((on_train, maps.train[place]), (on_test, maps.test[place])):
-        bars = axes.containers[-1]
-        assert [bar.get_height() for bar in bars] == pytest.approx(relevance.tolist())
-        assert [to_hex(bar.get_facecolor()) for bar in bars] == [FOR if r > 0 else AGAINST for r in relevance.tolist()]
-        assert axes.get_ylim() == pytest.approx((-1.06 * end, 1.06 * end))
-    behind = [bar.get_height() for bar in on_train.containers[0]]
-    assert behind == pytest.approx((values / values.abs().max() * end).tolist())
-    assert {signed(-end), signed(end)} <= set(words(figure))
-    assert "Pointed" not in said(figure)
-
-
-def test_one_of_several_inputs_is_drawn(two_maps: Maps, faults: Faults):
-    place = order_of(two_maps)[0]
-    image = plot(two_maps, input="image")
-    position = int(two_maps.train_index[place])
-    end = limit([heat(one) for side in (two_maps.train, two_maps.test) for one in side["image"]])
-    shown = picture_of(noise(12, 3, 4, 4)[position])
-    np.testing.assert_array_equal(images(image)[2], shown.image)
-    np.testing.assert_array_equal(images(image)[3], coloured(heat(two_maps.train["image"][place]), end, shown))
-    row = plot(two_maps, input="row")
-    heights = [bar.get_height() for bar in row.axes[4].containers[-1]]
-    assert heights == pytest.approx(two_maps.train["row"][place].tolist())
-    for figure in (image, row):
-        assert faults(figure) == []
-    with pytest.raises(ValueError, match="`input` is None; expected one of 'image', 'row'"):
-        relation_figure(two_maps)
-    assert two_maps._repr_png_() is None
-
-
-def test_what_cannot_be_drawn_is_described(render: Callable[..., Maps], faults: Faults):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.ReLU(), nn.Linear(6, 3))
-    maps = render(model, noise(12, 2, 2, 3, 4) - 0.5, noise(1, 2, 2, 3, 4) - 0.5, k=1)
-    figure = plot(maps)
-    place = order_of(maps)[0]
-    sums = signed(float(maps.train[place].sum()))
-    assert f"No map: relevance of 2×2×3×4, which has no picture; it sums to {sums}" in said(figure)
-    assert not strips(figure)
-    assert faults(figure) == []
-
-
 # ── where it stands, and refusals ────────────────────────────────────────────────────────────────
 
 CASES: dict[str, Callable[[Maps], Figure]] = {
@@ -362,10 +305,6 @@ def test_nothing_is_cut_off_or_overlaps(image_maps: Maps, faults: Faults, case: 
     assert faults(CASES[case](image_maps)) == []
 
 
-def test_tables_are_tidy(table_maps: Maps, faults: Faults):
-    assert faults(plot(table_maps)) == []
-
-
 def test_a_notebook_shows_it(image_maps: Maps):
     drawn = image_maps._repr_png_()
     assert drawn is not None and drawn.startswith(b"\x89PNG")
@@ -377,9 +316,16 @@ def test_a_notebook_shows_it(image_maps: Maps):
         ({"test": 5}, IndexError, "`test` is 5; rendered are the rows 0, 1"),
         ({"k": 0}, ValueError, "`k` must be at least 1; it is 0"),
         ({"names": ["a"]}, ValueError, "`names` holds 1 entries; there are 12 training samples"),
+        ({"true_target": 17}, ValueError, "`true_target` is 17; output columns go from 0 to 2"),
         ({"input": "mask"}, ValueError, "`input` is 'mask'; the model takes one input, so leave it out"),
     ],
 )
 def test_refusals(image_maps: Maps, settings: dict[str, Any], error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         relation_figure(image_maps, **settings)
+
+
+def test_a_label_that_is_no_output_column_is_refused():
+    with pytest.raises(TypeError, match=r"`true_target` must be an output column, .* from 0 to 2; it is '7'"):
+        check_target("true_target", "7", 3)
+    assert check_target("true_target", torch.tensor(2), 3) == 2

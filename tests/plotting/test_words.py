@@ -43,8 +43,8 @@ def test_signs():
 
 
 def test_shares():
-    shares = [percent(share) for share in (0.0, 1e-5, 0.00051, 0.125, 1.0, 6.807)]
-    assert shares == [f"{word}\u202f%" for word in ("0.0", "less than 0.1", "0.1", "12.5", "100.0", "680.7")]
+    shares = [percent(share) for share in (0.0, 1e-5, 0.00051, 0.125, 1.0, 6.807, -0.125)]
+    assert shares == [f"{word}\u202f%" for word in ("0.0", "less than 0.1", "0.1", "12.5", "100.0", "680.7", "−12.5")]
 
 
 def test_titles():

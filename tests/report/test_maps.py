@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -312,4 +313,51 @@ def test_every_input_of_a_network_has_a_map_and_volumes_have_words(tmp_path: Pat
             said = caption(figure)["sums to"]
             assert value(said) == pytest.approx(whole, abs=0.51 * digit(said))
             names = [part.text for part in figure.children if part.tag == "span"]
-            assert names == ["input image", "input volume"]
+            assert [name.split(":")[0] for name in names] == ["input image", "input volume"]
+            for name, part in zip(names, side.values(), strict=True):
+                written = name.split(": ")[1]
+                assert value(written) == pytest.approx(float(part[pair].sum()), abs=0.51 * digit(written))
+
+
+class ImageAndRow(nn.Module):
+    """A convolution of an image beside a dense layer on a row of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.dense = nn.Conv2d(1, 2, 3), nn.Linear(NUM_FEATURES, 6)
+        self.readout = nn.Linear(2 * 16 + 6, 3)
+
+    def forward(self, image: Tensor, row: Tensor) -> Tensor:
+        return self.readout(torch.cat([self.convolution(image).relu().flatten(1), self.dense(row).relu()], 1))
+
+
+def test_one_dense_input_among_several_is_enough_for_epsilon(tmp_path: Path, read):
+    generator = torch.Generator().manual_seed(0)
+    images, values = (torch.rand(30, *shape, generator=generator) for shape in ((1, 6, 6), (NUM_FEATURES,)))
+    data = [({"image": images[k], "row": values[k]}, k % 3) for k in range(30)]
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = ImageAndRow().eval()
+    fitted = dv.fit(DualView(C=1.0), model, data, progress=False)
+    flat = LRP("epsilon-plus-flat").attribute(fitted.task, {"image": images[:1], "row": values[:1]}).values
+    assert float(flat["row"].std()) < 1e-6 < float(flat["image"].std())  # what a reader would be shown
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DualViewWarning)  # epsilon absorbs at this network's biases
+        path = write_report(fitted, data, tmp_path / "p.html", num_errors=1, num_correct=0, k=1)
+    page = read(path.read_text("utf-8"))
+    assert "Rule: LRP('epsilon') ." in page.section("reading").text
+    panel = panels_of(page.section("predictions").one("article"))[0]
+    bars = {**heights(on_test_of(panel).one("path", "favours").attributes["d"])}
+    bars |= heights(on_test_of(panel).one("path", "opposes").attributes["d"])
+    assert len(set(bars.values())) > 3
+
+
+def test_a_composite_may_be_given_by_name(explainer: Explainer, data, tmp_path: Path):
+    pages = [
+        write_report(explainer, data, tmp_path / name, num_errors=1, num_correct=0, k=1, rule=rule).read_bytes()
+        for name, rule in (("a.html", "z-plus"), ("b.html", LRP("z-plus")))
+    ]
+    assert pages[0] == pages[1] and b"LRP(&#39;z-plus&#39;)" in pages[0]
+    with pytest.raises(ValueError, match="rule='zplus' is not known; known are 'epsilon'"):
+        write_report(explainer, data, tmp_path / "c.html", rule="zplus")
+    assert not (tmp_path / "c.html").exists()

@@ -169,7 +169,8 @@ def _related(
 
 def _scale(maps: Maps, places: list[int], name: str | None) -> Scale:
     """Return the one scale of these pairs' maps on all inputs: an input that carries next to nothing stays pale."""
-    parts = [part for side in (maps.train, maps.test) for part in ({"": side} if name is None else side).values()]
+    inputs = [*maps.test] if isinstance(maps.test, dict) else [None]
+    parts = [part_of(side, each) for side in (maps.train, maps.test) for each in inputs]
     shared = Scale.of(
         [heat(part[place]) for part in parts for place in places], lower_is_better=maps.own.lower_is_better
     )

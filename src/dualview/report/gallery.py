@@ -18,7 +18,7 @@ from dualview.engine.tables import Table
 from dualview.engine.task import class_logits
 from dualview.features.lrp import LRP
 from dualview.plotting.explained import Explained, Neighbour, explained, value_limits
-from dualview.plotting.words import class_word, decimals, brief_phrase, number, side_phrases, signed, signed_to
+from dualview.plotting.words import brief_phrase, class_word, decimals, number, side_phrases, signed, signed_to
 from dualview.relations.render import Maps
 from dualview.report.facts import count, percent, predictions_of
 from dualview.report.images import Shown, shown

@@ -53,8 +53,9 @@ def write_report(
         title: heading of the page.
         rule: how relevance goes back to the inputs of both samples, or a composite's name, as `LRP`
             takes it; None draws no heat maps. "auto" is `LRP("epsilon-plus-flat")`, or `LRP("epsilon")`
-            where any input meets a dense first layer: its flat map would be the same everywhere. Where relevance cannot pass the network, or the training samples or
-            a fitted DualView are missing, the page has no maps and says why, and so does a warning.
+            where any input meets a dense first layer: its flat map would be the same everywhere. Where
+            relevance cannot pass the network, or the training samples or a fitted DualView are missing,
+            the page has no maps and says why, and so does a warning.
 
     Returns:
         The path written.
