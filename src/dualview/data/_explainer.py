@@ -18,8 +18,8 @@ from dualview.data._method import DataMethod, Prepared
 from dualview.data._ranking import Ranking
 from dualview.data._topk import RunningTop
 from dualview.engine import outputs
-from dualview.engine.batches import Inputs, as_inputs, batch_size_for, num_rows, take_rows, tensors_in
-from dualview.engine.datasets import Samples, as_samples, check_inputs, is_data_set
+from dualview.engine.batches import Inputs, as_inputs, batch_size_for, num_rows, tensors_in
+from dualview.engine.datasets import Samples, as_samples, check_inputs, input_batches, is_data_set
 from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import columns_of
 from dualview.engine.record import Recorder, record_rows
@@ -257,14 +257,9 @@ class Explainer:
             ]
         return join_rows(blocks)
 
-    def _without_labels(self, inputs: Any) -> Inputs:
+    def _without_labels(self, inputs: Any) -> Any:
         """Accept a labelled batch too: where the parts are not those of training, its labels are split off."""
         given = as_inputs(inputs)
-        if not tensors_in(given):
-            raise TypeError(
-                f"`inputs` hold no tensor; expected a batch of inputs as the model takes it, a data set or a "
-                f"DataLoader; got {type(inputs).__name__}"
-            )
         if set(tensors_in(given)) == set(self.spec):
             return given
         try:
@@ -275,28 +270,21 @@ class Explainer:
         return as_inputs(split) if set(tensors_in(as_inputs(split))) == set(self.spec) else given
 
     def _test_batches(self, inputs: Any) -> Iterator[tuple[Inputs, Tensor]]:
-        if is_data_set(inputs):
-            samples = as_samples(inputs, name="inputs")
-            size = self.batch_size or batch_size_for(self.task.split(samples.batch([0]))[0])
-            for chunk, batch in samples.batches(range(len(samples)), size):
-                part, _ = self.task.split(batch)
-                check_inputs(part, self.spec)
-                yield part, torch.tensor(chunk)
-            return
-        inputs = self._without_labels(inputs)
-        check_inputs(inputs, self.spec)
-        total = num_rows(inputs)
-        if total == 0:
-            raise ValueError("`inputs` hold no samples")
-        size = self.batch_size or batch_size_for(inputs)
-        for start in range(0, total, size):
-            stop = min(start + size, total)
-            yield take_rows(inputs, start, stop), torch.arange(start, stop)
+        given = inputs if is_data_set(inputs) else self._without_labels(inputs)
+        _, batches = input_batches(given, self.task.split, self.batch_size)
+        if not is_data_set(given):
+            check_inputs(given, self.spec)  # before the first batch is run
+        start = 0
+        for part in batches:
+            check_inputs(part, self.spec)
+            stop = start + num_rows(part)
+            yield part, torch.arange(start, stop)
+            start = stop
 
     def source_of(self, inputs: Any) -> Source:
         """Return where a result for these inputs comes from."""
-        test = as_samples(inputs, name="inputs") if is_data_set(inputs) else self._without_labels(inputs)
-        return Source(self.task, test, self.samples, self.thumbnails)
+        source = Source.of(self.task, inputs if is_data_set(inputs) else self._without_labels(inputs))
+        return dataclasses.replace(source, train=self.samples, thumbnails=self.thumbnails)
 
     def _blocks(self, num_test: int) -> Iterator[tuple[slice, Rows]]:
         """Walk all pairs: training blocks inside test blocks, both rising."""

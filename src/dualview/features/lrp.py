@@ -59,7 +59,7 @@ class LRP(FeatureMethod):
             "exclude": they do not, and relevance is lost only at zero denominators; "share": their
             part is spread equally over the operation's non-zero inputs. All is booked. The default
             is "absorb" for single rules and "exclude" for composites of several.
-        epsilon: stabiliser, in units of the largest |z| of that operation and sample; 1e-8 by default.
+        epsilon: stabiliser, in units of an operation's largest denominator for that sample; 1e-8 by default.
 
     Example:
         >>> maps = LRP("epsilon-plus-flat").attribute(model, images)  # doctest: +SKIP
