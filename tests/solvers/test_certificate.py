@@ -122,7 +122,7 @@ def test_coefficients_are_made_exactly_feasible(shares, C, cut, dtype):
     targets = np.arange(len(p)) % 4
     own = targets[:, None] == np.arange(4)
     rounded = (own - p).astype(dtype)
-    alpha = feasible(rounded, targets, C, cut)
+    alpha = feasible(rounded, targets, np.full(len(p), C), cut)
     assert (alpha[own] >= 0).all() and (alpha[own] <= C).all()
     assert (alpha[~own] <= 0).all() and (alpha[~own] >= -C).all()
     for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
@@ -134,7 +134,7 @@ def test_coefficients_are_made_exactly_feasible(shares, C, cut, dtype):
 def test_a_bad_point_is_certified_as_bad():
     """At alpha = 0, P = C n and D = 0."""
     features, labels = separated(30, 4, 3)
-    problem = pose(features, labels, C=0.25, num_classes=None)
+    problem = pose(features, labels, C=0.25)
     nothing = certify(problem, np.zeros((30, 3)), 0.0)
     assert (nothing.primal, nothing.dual, nothing.gap) == (0.25 * 30, 0.0, 1.0)
     assert nothing.coefficients.values().numel() == 0 and not nothing.weights.any()

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_info
 from dualview.solvers import crammer_singer
 from dualview.solvers.crammer_singer import _loop
 from dualview.solvers.crammer_singer.problem import pose
+from dualview.solvers.crammer_singer.rows import Rows
 from dualview.solvers.crammer_singer.sequential import Patience, SequentialAscent
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -33,12 +34,12 @@ def test_compiled_and_plain_loops_agree(num_classes, rows, dtype):
     Each of some 500 steps contracts what an earlier one rounded differently, so that the coefficients,
     at most 1, stay within a few hundred rounding errors of each other.
     """
-    problem = pose(*tiny(num_classes), C=0.3, num_classes=None)
+    problem = pose(*tiny(num_classes), C=0.3)
     ends = []
     for compiled in (True, False):
-        ascent = SequentialAscent(problem, rows=rows, dtype=dtype, seed=1, compiled=compiled)
+        ascent = SequentialAscent(Rows(problem, dtype=rows, seed=1), dtype=dtype, compiled=compiled)
         ascent.run(1e-30, 25, Patience(9, dual=0.0, gap=1.0))
-        ends.append((ascent.coefficients, ascent.gap, ascent.passes))
+        ends.append((ascent.best, ascent.gap, ascent.passes))
     np.testing.assert_allclose(ends[0][0], ends[1][0], atol=500 * np.finfo(dtype).eps)
     assert ends[0][2] == ends[1][2]
     assert ends[0][1] == pytest.approx(ends[1][1], rel=0.01, abs=500 * float(np.finfo(dtype).eps))
@@ -65,9 +66,9 @@ def test_one_step_is_the_exact_projection(compiled):
 
             before = weights.copy()
             state = np.array([12345], np.uint64)
-            row, label = np.zeros(1, np.int64), np.array([y])
-            _loop.kernels(compiled=compiled).ascend(
-                features, label, sq_norm, u, weights, row, 1, 1, np.float64(C), np.float64(np.inf), state
+            row, label, none = np.zeros(1, np.int64), np.array([y]), np.zeros(0, np.int64)
+            (_loop.ascend if compiled else _loop.ascend.py_func)(
+                features, none, none, label, np.array([C]), sq_norm, u, weights, row, 1, 1, np.inf, state
             )
             np.testing.assert_allclose(u[0], expected, atol=1e-12 * max(1, np.abs(target).max()))
             np.testing.assert_allclose(weights - before, C * u.T * features, atol=1e-12 * max(1, C))
@@ -79,9 +80,11 @@ def test_every_row_is_visited_in_each_pass_and_orders_differ():
     for window in (4, 50):
         rows, state = np.arange(50), np.array([99], np.uint64)
         features = np.ones((50, 1))
-        arguments = features, np.zeros(50, np.int64), np.ones(50), np.zeros((50, 2)), np.array([[9.0], [0.0]])
+        none, ones = np.zeros(0, np.int64), np.ones(50)
+        weights = np.array([[9.0], [0.0]])
+        arguments = features, none, none, np.zeros(50, np.int64), ones, ones, np.zeros((50, 2)), weights
         for _ in range(2):
-            visits = _loop.ascend(*arguments, rows, 1, window, 1.0, np.inf, state)
+            visits = _loop.ascend.py_func(*arguments, rows, 1, window, np.inf, state)
             assert visits == 50 and sorted(rows) == list(range(50))
             orders.append(rows.copy())
     assert len({tuple(order) for order in orders}) == 4
@@ -140,7 +143,7 @@ def test_loops_compile_where_nothing_can_be_cached():
     namespace = {"__name__": "loops_without_a_file"}
     exec(compile(Path(_loop.__file__).read_text(encoding="utf-8"), "<no file>", "exec"), namespace)
     with pytest.raises(RuntimeError, match="no locator available"):
-        numba.njit(namespace["assess"], cache=True)
-    loops = namespace["kernels"]()
+        numba.njit(namespace["assess"].py_func, cache=True)
     scores = np.array([[0.0, 2.0]])
-    assert loops.assess(scores, np.array([0]), np.array([[0.25, -0.25]]), np.zeros(1)) == (3.0, 0.75 * 3, 0.25)
+    found = namespace["assess"](scores, np.array([0]), np.array([0.5]), np.array([[0.25, -0.25]]), np.zeros(1))
+    assert found == (0.5 * 3.0, 0.5 * 0.75 * 3, 0.5 * 0.25)

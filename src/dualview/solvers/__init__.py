@@ -1,6 +1,6 @@
 """Optimisation problems: features and labels in, a dual solution with its certificate out."""
 
 from dualview.solvers._solution import DualSolution
-from dualview.solvers.crammer_singer import crammer_singer
+from dualview.solvers.crammer_singer import crammer_singer, path
 
-__all__ = ["DualSolution", "crammer_singer"]
+__all__ = ["DualSolution", "crammer_singer", "path"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor
 class DualSolution:
     """A dual solution with its certificate, evaluated in float64 from the coefficients themselves.
 
-    The primal problem is min over W of ½‖W‖² + C·Σᵢ lossᵢ with W = coefficients.T @ [features, 1];
+    The primal problem is min over W of ½‖W‖² + Σᵢ Cᵢ·lossᵢ with W = coefficients.T @ [features, 1];
     P is its value at `weights`, D the maximised dual's value at `coefficients`, so D ≤ optimum ≤ P.
 
     Attributes:
@@ -20,13 +21,17 @@ class DualSolution:
         weights: float64 "cls unit", the constant's weight (the bias) in the last column; always
             `coefficients.T @ [features, 1]`.
         gap: relative duality gap (P − D)/P at the returned pair.
-        status: "converged" where gap ≤ the asked gap, else "limit" (of epochs) or "stalled" (no
-            progress is possible in the precision of the data).
+        status: "converged" where gap ≤ the asked gap, else "limit" (of epochs), "stalled" (no
+            progress is possible in the precision of the data) or "interrupted" (from the keyboard).
         epochs: passes over the training rows.
-        regime: which algorithm ran, e.g. "sequential".
+        regime: which algorithms ran, e.g. "sequential, newton".
         primal: P, float64.
         dual: D, float64.
-        seconds: wall time of the solve, compilation excluded where it was cached.
+        seconds: wall time of the solve, compilation of the loops excluded.
+        regime_seconds: wall time of each algorithm that ran.
+        C: weight of the sum of losses.
+        free: support rows between their bounds, whose share of Cᵢ is spread over two or more classes.
+        bound: support rows at their bounds, with all of Cᵢ on one rival class.
     """
 
     coefficients: Float[Tensor, "train cls"]
@@ -38,3 +43,12 @@ class DualSolution:
     primal: float
     dual: float
     seconds: float
+    regime_seconds: dict[str, float]
+    C: float
+    free: int
+    bound: int
+
+    @property
+    def distance(self) -> float:
+        """Bound on ‖weights − optimal weights‖, by strong convexity: √(2(P − D))."""
+        return math.sqrt(2 * max(self.primal - self.dual, 0.0))

@@ -1,74 +1,103 @@
 """The loops of the solver that must be compiled, and the only file that knows numba.
 
-Each kernel is plain Python that also runs uncompiled, which is what the tests compare with. numba is
-imported when the first problem is solved, never when the library is.
+It is imported when the first problem is solved, never when the library is. Each loop is plain Python that
+also runs uncompiled (its `py_func`), which is what the tests compare with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
+import numba
 import numpy as np
 
 # Lets the compiler vectorise the dot products; NaN and infinity keep their meaning.
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
-class Kernels(NamedTuple):
-    """The two loops, compiled or not."""
-
-    ascend: Callable[..., Any]
-    assess: Callable[..., Any]
-
-
-@cache
-def kernels(*, compiled: bool = True) -> Kernels:
-    """Return the loops, compiled at their first call with each floating-point type.
+def compiled(loop: Callable[..., Any]) -> Any:
+    """Return the loop, compiled at its first call with each floating-point type.
 
     The machine code is kept on disk where numba finds a place that can be written (beside this file,
     in the user's cache, in NUMBA_CACHE_DIR), and made anew in each process where it finds none.
     """
-    if not compiled:
-        return Kernels(ascend, assess)
-    import numba
-
-    def compile_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return numba.njit(loop, fastmath=_FASTMATH, nogil=True, cache=True)
-        except RuntimeError:  # numba's "no locator available": nowhere to write
-            return numba.njit(loop, fastmath=_FASTMATH, nogil=True)
-
-    return Kernels(compile_loop(ascend), compile_loop(assess))
+    try:
+        return numba.njit(loop, fastmath=_FASTMATH, nogil=True, cache=True)
+    except RuntimeError:  # numba's "no locator available": nowhere to write
+        return numba.njit(loop, fastmath=_FASTMATH, nogil=True)
 
 
-def ascend(features, targets, sq_norms, coefficients, weights, rows, num_passes, window, C, shrink, random):
+@compiled
+def threshold(r, num_entries, y):
+    """Find where the projection of r + e_y on the probability simplex cuts.
+
+    The projection is e_y - u with u_m = -max(r_m - tau, 0) for m ≠ y and u_y = -(their sum). tau rises from its
+    lower bound max(r + e_y) - 1 in Newton steps (Michelot), in which no entry comes back that was once cut.
+    The 1 of e_y is never added to r: u much smaller than 1 would drown in it.
+
+    Args:
+        r: the point less e_y; the first `num_entries` entries count.
+        num_entries: see above.
+        y: position of the target's entry.
+
+    Returns:
+        tau, and how many entries are inside; 1 where the projection is a corner.
+    """
+    zero, one = r.dtype.type(0), r.dtype.type(1)
+    tau = r[y]
+    for m in range(num_entries):
+        if m != y:
+            tau = max(tau, r[m] - one)
+    inside = num_entries + 1
+    while True:
+        total = zero
+        count = 0
+        for m in range(num_entries):
+            if m != y and r[m] > tau:
+                total += r[m]
+                count += 1
+        if r[y] > tau - one:
+            total += r[y]
+            count += 1
+        else:
+            total -= one
+        if count >= inside:  # the same entries as before; or more, by rounding
+            break
+        inside = count
+        tau = total / r.dtype.type(count)
+        if count == 1:
+            break
+    return tau, inside
+
+
+@compiled
+def ascend(
+    features, order, live, targets, costs, sq_norms, coefficients, weights, rows, num_passes, window, shrink, random
+):
     """Maximise the dual over one row of coefficients after another, in passes over `rows`.
 
-    Row i's subproblem is solved exactly. With u = alpha/C, G_m = w_m·phi_i + [m ≠ y], A = |phi_i|² and
+    Row i's subproblem is solved exactly. With u = alpha/C_i, G_m = w_m·phi_i + [m ≠ y], A = |phi_i|² and
 
-        r = (G - max G)/(C A) - u,      e_y - u_new = projection of r + e_y on the probability simplex:
-        u_new_m = -max(r_m - tau, 0) for m ≠ y,     u_new_y = -(their sum).
-
-    tau rises from its lower bound max(r + e_y) - 1 in Newton steps (Michelot), in which no class comes
-    back that was once cut. The 1 of e_y is never added to r: u much smaller than 1 would drown in it.
+        r = (G - max G)/(C_i A) - u,      e_y - u_new = projection of r + e_y on the probability simplex.
 
     A row that stands at a corner of its simplex (no loss, or all of C on one rival) by a score margin
     above `shrink` is not visited again.
 
     Args:
-        features: rows phi_i, "train unit", the constant included.
+        features: rows phi_i, "train unit", the constant included; unless `live` is given.
+        order: position in `features` of each row, where `live` is given.
+        live: empty, or the columns of `features` that phi_i consists of beside the constant, which is last.
         targets: label of each row, int64.
+        costs: C_i of each row, of the weights' type.
         sq_norms: |phi_i|².
         coefficients: u, "train cls", changed in place.
-        weights: W = C·uᵀ·phi, "cls unit", changed in place.
+        weights: W = Σ_i C_i u_iᵀ phi_i, "cls unit", changed in place.
         rows: positions of the rows to visit; overwritten.
         num_passes: number of passes.
         window: each pass's order is new, but entries of `rows` trade places within so many. A small window
             walks memory nearly in order, several times faster than random access where rows are many;
             passes in nearly the same order converge several times slower in the end.
-        C: weight of the losses, of the features' type.
         shrink: see above; infinity leaves no row out.
         random: one uint64, the xorshift generator's state, never zero; changed in place.
 
@@ -81,7 +110,8 @@ def ascend(features, targets, sq_norms, coefficients, weights, rows, num_passes,
     one = weights.dtype.type(1)
     lowest = weights.dtype.type(-np.inf)
     scores = np.empty(num_classes, weights.dtype)
-    x = np.empty(width, weights.dtype)
+    x = np.ones(width, weights.dtype)
+    num_live = len(live)
     visits = 0
     state = random[0]
     for _ in range(num_passes):
@@ -97,8 +127,13 @@ def ascend(features, targets, sq_norms, coefficients, weights, rows, num_passes,
             i = rows[k]
             u = coefficients[i]
             y = targets[i]
-            for j in range(width):
-                x[j] = features[i, j]
+            C = costs[i]
+            if num_live == 0:
+                for j in range(width):
+                    x[j] = features[i, j]
+            else:
+                for j in range(num_live):
+                    x[j] = features[order[i], live[j]]
 
             # Five classes share each load of x; more would spill the registers.
             m = 0
@@ -128,33 +163,10 @@ def ascend(features, targets, sq_norms, coefficients, weights, rows, num_passes,
             for m in range(1, num_classes):
                 top = max(top, scores[m])
             curvature = C * sq_norms[i]
-            tau = lowest
             for m in range(num_classes):
                 scores[m] = (scores[m] - top) / curvature - u[m]
-                if m != y:
-                    tau = max(tau, scores[m] - one)
             own = scores[y]
-            tau = max(tau, own)
-
-            inside = num_classes + 1
-            while True:
-                total = zero
-                count = 0
-                for m in range(num_classes):
-                    if m != y and scores[m] > tau:
-                        total += scores[m]
-                        count += 1
-                if own > tau - one:
-                    total += own
-                    count += 1
-                else:
-                    total -= one
-                if count >= inside:  # the same classes as before; or more, by rounding
-                    break
-                inside = count
-                tau = total / weights.dtype.type(count)
-                if count == 1:
-                    break
+            tau, inside = threshold(scores, num_classes, y)
 
             own_change = zero
             for m in range(num_classes):
@@ -197,21 +209,23 @@ def ascend(features, targets, sq_norms, coefficients, weights, rows, num_passes,
     return visits
 
 
-def assess(scores, targets, coefficients, margins):
+@compiled
+def assess(scores, targets, costs, coefficients, margins):
     """Sum a block of rows' losses, gap and coefficients, and say how firmly each row stands.
 
-    With G_m = scores_m + [m ≠ y] and p = e_y - u, row i adds max G - G_y to the losses and
-    sum_m p_m (max G - G_m), which is never negative, to the gap.
+    With G_m = scores_m + [m ≠ y] and p = e_y - u, row i adds C_i (max G - G_y) to the losses and
+    C_i sum_m p_m (max G - G_m), which is never negative, to the gap.
 
     Args:
         scores: w_m·phi_i, "row cls"; changed in place.
         targets: label of each row, int64.
-        coefficients: u = alpha/C, "row cls".
+        costs: C_i of each row.
+        coefficients: u = alpha/C_i, "row cls".
         margins: "row", written: for a row at a corner of its simplex, how far that corner's score is
             above all others (negative if it is not the best corner); minus infinity for other rows.
 
     Returns:
-        Sum of the losses, of the gap's terms, and of u's target column; all to be multiplied by C.
+        Sums of the losses, of the gap's terms, and of alpha's target column.
     """
     num_rows, num_classes = scores.shape
     losses, gap, own = 0.0, 0.0, 0.0
@@ -225,12 +239,13 @@ def assess(scores, targets, coefficients, margins):
             top = max(top, score[m])
         corner = y if u[y] == 0 else -1
         loss = np.float64(top) - np.float64(score[y])
-        losses += loss
-        gap += (1.0 - np.float64(u[y])) * loss
-        own += np.float64(u[y])
+        C = np.float64(costs[i])
+        losses += C * loss
+        gap += C * (1.0 - np.float64(u[y])) * loss
+        own += C * np.float64(u[y])
         for m in range(num_classes):
             if m != y and u[m] != 0:
-                gap -= np.float64(u[m]) * (np.float64(top) - np.float64(score[m]))
+                gap -= C * np.float64(u[m]) * (np.float64(top) - np.float64(score[m]))
                 if u[m] == -1:
                     corner = m
         margins[i] = -np.inf

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dualview.solvers.crammer_singer.problem import Floats, Ints, Problem
 
@@ -18,9 +19,11 @@ class Certificate(NamedTuple):
     Attributes:
         coefficients: alpha, sparse "train class", over all classes.
         weights: alphaᵀ·[features, 1], "class unit", over all classes and units.
-        primal: P = ½‖W‖² + C·Σ losses, at `weights`.
+        primal: P = ½‖W‖² + Σ C_i·loss_i, at `weights`.
         dual: D = Σ_i alpha_i,y_i - ½‖W‖², at `coefficients`.
         gap: (P - D)/P.
+        free: rows whose p = C_i e_y - alpha has two or more entries.
+        bound: rows whose p has one, on a rival class.
     """
 
     coefficients: torch.Tensor
@@ -28,6 +31,8 @@ class Certificate(NamedTuple):
     primal: float
     dual: float
     gap: float
+    free: int
+    bound: int
 
 
 def certify(problem: Problem, coefficients: Floats, cut: float) -> Certificate:
@@ -37,58 +42,62 @@ def certify(problem: Problem, coefficients: Floats, cut: float) -> Certificate:
 
     Args:
         problem: the rows, as given.
-        coefficients: u = alpha/C, "train cls" over the occurring classes, feasible but for rounding.
-        cut: share of C; p = C e_y - alpha is zero where it is no larger.
+        coefficients: u = alpha/C_i, "row cls" over the occurring classes, feasible but for rounding.
+        cut: share of C_i; p = C_i e_y - alpha is zero where it is no larger.
     """
     num_classes = len(problem.classes)
     weights = np.zeros((num_classes, len(problem.live) + 1))
     row_index: list[Ints] = []
     class_index: list[Ints] = []
     values: list[Floats] = []
-    own = 0.0
+    own, free, bound = 0.0, 0, 0
     for rows, block in problem.blocks():
         targets = problem.targets[rows]
-        alpha = feasible(coefficients[rows], targets, problem.C, cut)
+        alpha = feasible(coefficients[rows], targets, problem.costs[rows], cut)
         weights += alpha.T @ block
-        own += float(alpha[np.arange(len(targets)), targets].sum())
+        owned = alpha[np.arange(len(targets)), targets]
+        entries = (alpha < 0).sum(axis=1) + (owned < problem.costs[rows])
+        own += float(owned.sum())
+        free += int((entries > 1).sum())
+        bound += int(((entries == 1) & (owned > 0)).sum())
         row, column = np.nonzero(alpha)
-        row_index.append(row + rows.start)
+        row_index.append(problem.rows[row + rows.start])
         class_index.append(problem.classes[column])
         values.append(alpha[row, column])
     losses = 0.0
     for rows, block in problem.blocks():
-        losses += float(hinge_losses(block @ weights.T, problem.targets[rows]).sum())
+        losses += float(problem.costs[rows] @ hinge_losses(block @ weights.T, problem.targets[rows]))
     half_norm = 0.5 * float(np.vdot(weights, weights))
-    primal = half_norm + problem.C * losses
+    primal = half_norm + losses
     dual = own - half_norm
     index = np.stack([np.concatenate(row_index), np.concatenate(class_index)])
     sparse = torch.sparse_coo_tensor(  # pyright: ignore[reportUnknownMemberType]
         torch.as_tensor(index),
         torch.as_tensor(np.concatenate(values)),
-        (len(problem), problem.num_classes),
+        (len(problem.features), problem.num_classes),
         is_coalesced=True,
         check_invariants=False,
     )
     full = np.zeros((problem.num_classes, problem.features.shape[1] + 1))
     full[np.ix_(problem.classes, np.append(problem.live, full.shape[1] - 1))] = weights
-    return Certificate(sparse, full, primal, dual, max(primal - dual, 0.0) / primal)
+    return Certificate(sparse, full, primal, dual, max(primal - dual, 0.0) / primal, free, bound)
 
 
-def feasible(coefficients: Floats, targets: Ints, C: float, cut: float) -> Floats:
+def feasible(coefficients: Floats, targets: Ints, costs: NDArray[np.float64], cut: float) -> Floats:
     """Turn coefficients that are feasible but for rounding into alpha that are feasible exactly.
 
-    Shares p/C = e_y - u no larger than `cut` become zero and the rest of a row's p is scaled to the sum
-    C again. alpha is then rounded to multiples of C's last binary digit: every sum of a row's entries is
+    Shares p/C_i = e_y - u no larger than `cut` become zero and the rest of a row's p is scaled to the sum
+    C_i again. alpha is then rounded to multiples of C_i's last binary digit: every sum of a row's entries is
     an exact float64, so bounds and row sums hold without error, in whatever order one adds.
 
     Args:
-        coefficients: u = alpha/C, "row cls".
+        coefficients: u = alpha/C_i, "row cls".
         targets: class of each row.
-        C: weight of the losses.
+        costs: C_i, the weight of each row's loss.
         cut: see above.
 
     Returns:
-        alpha, float64: 0 ≤ alpha_y ≤ C, -C ≤ alpha_m ≤ 0 for m ≠ y, row sums 0.
+        alpha, float64: 0 ≤ alpha_y ≤ C_i, -C_i ≤ alpha_m ≤ 0 for m ≠ y, row sums 0.
     """
     index = np.arange(len(targets))
     shares = -coefficients.astype(np.float64)
@@ -97,13 +106,14 @@ def feasible(coefficients: Floats, targets: Ints, C: float, cut: float) -> Float
     taken = shares.sum(axis=1)
     at_bound = ((1.0 - coefficients[index, targets] <= cut) & (taken > 0)) | (taken >= 1.0 - _ROUNDING)
     shares *= np.where(at_bound, (1.0 - _ROUNDING) / np.where(at_bound, taken, 1.0), 1.0)[:, None]
-    digit = np.spacing(C)
-    digits = np.floor(shares * (C / digit))
-    missing = np.where(at_bound, C / digit - digits.sum(axis=1), 0.0)
+    digit = np.spacing(costs)
+    whole = costs / digit
+    digits = np.floor(shares * whole[:, None])
+    missing = np.where(at_bound, whole - digits.sum(axis=1), 0.0)
     digits[index, digits.argmax(axis=1)] += missing
     alpha = -digits
     alpha[index, targets] = digits.sum(axis=1)
-    return alpha * digit
+    return alpha * digit[:, None]
 
 
 def hinge_losses(scores: Floats, targets: Ints) -> Floats:

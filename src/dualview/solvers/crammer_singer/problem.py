@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -24,41 +24,61 @@ _REPORTED_ROWS = 10
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Training rows with the labels that occur among them.
+    """Training rows with the labels that occur among them; "row" below is one whose loss counts.
 
     Attributes:
         features: "train unit" as given (any strides; half precision upcast to float32), not copied.
+        rows: positions in `features` of the rows whose loss has a weight above zero.
         live: positions of the columns that are not all zero; the others cannot bear weight.
         largest: magnitude of the largest feature.
         classes: the labels that occur, ascending; "class" below means a position in here.
         targets: class of each row.
+        costs: C_i, the weight of each row's loss.
         num_classes: columns of the solution, occurring or not.
-        C: weight of the sum of losses.
+        C: weight of the sum of losses, a factor of `costs`.
     """
 
     features: Floats
+    rows: Ints
     live: Ints
     largest: float
     classes: Ints
     targets: Ints
+    costs: NDArray[np.float64]
     num_classes: int
     C: float
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def at(self, C: float) -> Problem:
+        """Return the problem with another C.
+
+        Raises:
+            ValueError: C is not a positive, finite number, or overflows float64.
+        """
+        if not (math.isfinite(C) and C > 0):
+            raise ValueError(f"C must be a positive, finite number; got {C}")
+        scaled = replace(self, costs=self.costs * (C / self.C), C=float(C))
+        if not scaled.fits(np.dtype(np.float64)):
+            raise ValueError(
+                f"C = {C} and features of magnitude up to {self.largest:.3g} overflow float64 when multiplied; rescale "
+                "them"
+            )
+        return scaled
+
     def fits(self, dtype: np.dtype[Any]) -> bool:
         """Say whether the solver's products stay far from where `dtype` over- or underflows."""
         limit = float(np.finfo(dtype).max) ** 0.8
         sq_norm = self.largest**2 * len(self.live) + 1 if self.largest < math.sqrt(limit) else math.inf
-        return 1 / limit < self.C and max(1.0, len(self) * self.C) * sq_norm < limit
+        return 1 / limit < self.costs.min() and max(1.0, float(self.costs.sum())) * sq_norm < limit
 
     def blocks(self) -> Iterator[tuple[slice, Floats]]:
         """Walk the rows in float64 with their live columns and the constant 1; a block lives until the next."""
         buffer = np.ones((BLOCK_ROWS, len(self.live) + 1))
-        for rows in _slices(len(self)):
+        for rows in slices(len(self)):
             block = buffer[: rows.stop - rows.start]
-            block[:, :-1] = self.features[rows].take(self.live, axis=1)
+            block[:, :-1] = self.features[self.rows[rows]].take(self.live, axis=1)
             yield rows, block
 
     def canonical_order(self) -> Ints:
@@ -67,26 +87,25 @@ class Problem:
         Rows of one class with equal content keep their given order: they are interchangeable.
         """
         keys = np.empty(len(self), np.uint64)
-        for rows in _slices(len(self)):
-            block = np.ascontiguousarray(self.features[rows].take(self.live, axis=1)) + 0.0  # no negative zero
+        for rows in slices(len(self)):
+            given = self.features[self.rows[rows]].take(self.live, axis=1)
+            block = np.ascontiguousarray(given) + 0.0  # no negative zero
             words = block.view(np.uint32).astype(np.uint64)
             odd = np.random.default_rng(0).integers(1, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
             mixed = (words + np.uint64(0x9E3779B97F4A7C15)) * odd
             keys[rows] = (mixed ^ (mixed >> np.uint64(29))).sum(axis=1)
-        return np.lexsort((keys, self.targets))
-
-    def padded(self, order: Ints, dtype: np.dtype[Any]) -> Floats:
-        """Copy the rows in this order: live columns, the constant 1, and zeros up to whole vectors of `dtype`."""
-        width = len(self.live) + 1
-        vector = 64 // dtype.itemsize
-        matrix = np.zeros((len(self), -(-width // vector) * vector), dtype)
-        for rows in _slices(len(self)):
-            matrix[rows, : width - 1] = self.features[order[rows]].take(self.live, axis=1)
-        matrix[:, width - 1] = 1
-        return matrix
+        return np.lexsort((keys, self.costs, self.targets))
 
 
-def pose(features: Any, labels: Any, *, C: float, num_classes: int | None) -> Problem:
+def pose(
+    features: Any,
+    labels: Any,
+    *,
+    C: float,
+    num_classes: int | None = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+) -> Problem:
     """Check the arguments of a solver and gather them in a problem.
 
     Args:
@@ -94,14 +113,15 @@ def pose(features: Any, labels: Any, *, C: float, num_classes: int | None) -> Pr
         labels: integer tensor or array, "train", of 0 .. num_classes - 1.
         C: weight of the sum of losses, positive.
         num_classes: columns of the solution; None: largest label plus one.
+        sample_weight: factor of each row's loss, "train", not negative; None: 1.
+        class_weight: factor of the losses of each class, "cls", not negative, or a mapping from some labels
+            to theirs, or "balanced": rows / (classes × rows of the class), by weight; None: 1.
 
     Raises:
         NonFiniteError: features are NaN or infinite.
         ValueError: anything else is not as described.
     """
     values = _floating(features)
-    if not (math.isfinite(C) and C > 0):
-        raise ValueError(f"C must be a positive, finite number; got {C}")
     targets = _integers(labels, len(values))
     largest = int(targets.max())
     num_classes = largest + 1 if num_classes is None else operator.index(num_classes)
@@ -110,18 +130,50 @@ def pose(features: Any, labels: Any, *, C: float, num_classes: int | None) -> Pr
         raise ValueError(
             f"labels must lie in 0 .. num_classes - 1 = {num_classes - 1}; row {wrong} has label {targets[wrong]}"
         )
-    classes, targets = np.unique(targets, return_inverse=True)
-    if len(classes) == 1:
-        raise ValueError(
-            f"labels hold one class only ({classes[0]}); a margin between classes needs rows of at least two"
-        )
+    weights = row_weights(targets, num_classes, sample_weight, class_weight)
+    rows = np.flatnonzero(weights)
+    classes, targets = np.unique(targets[rows], return_inverse=True)
+    if len(classes) < 2:
+        held = f"hold one class only ({classes[0]})" if len(classes) else "hold no class"
+        counted = "" if len(rows) == len(values) else " among the rows of weights above zero"
+        raise ValueError(f"labels {held}{counted}; a margin between classes needs rows of at least two")
     live, largest = _survey(values)
-    problem = Problem(values, live, largest, classes, targets.astype(np.int64), num_classes, C)
-    if not problem.fits(np.dtype(np.float64)):
-        raise ValueError(
-            f"C = {C} and features of magnitude up to {largest:.3g} overflow float64 when multiplied; rescale them"
-        )
-    return problem
+    targets = targets.astype(np.int64)
+    return Problem(values, rows, live, largest, classes, targets, weights[rows], num_classes, C=1.0).at(C)
+
+
+def row_weights(targets: Ints, num_classes: int, sample_weight: Any, class_weight: Any) -> NDArray[np.float64]:
+    """Return the factor of C for each row; see `pose`."""
+    weights = np.ones(len(targets))
+    if sample_weight is not None:
+        weights = _factors("sample_weight", sample_weight, len(targets), "row")
+    if class_weight is None:
+        return weights
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(f"class_weight must be 'balanced', one weight a class, or a mapping; got {class_weight!r}")
+        masses = np.bincount(targets, weights, num_classes)
+        present = masses > 0
+        by_class = np.divide(masses.sum(), masses * present.sum(), where=present, out=np.zeros(num_classes))
+    elif isinstance(class_weight, Mapping):
+        named = cast("Mapping[int, float]", class_weight)
+        unknown = [label for label in named if label not in range(num_classes)]
+        if unknown:
+            raise ValueError(f"class_weight names class {unknown[0]!r}; labels lie in 0 .. {num_classes - 1}")
+        by_class = _factors("class_weight", [named.get(m, 1.0) for m in range(num_classes)], num_classes, "class")
+    else:
+        by_class = _factors("class_weight", class_weight, num_classes, "class")
+    return weights * by_class[targets]
+
+
+def _factors(name: str, given: Any, number: int, of: str) -> NDArray[np.float64]:
+    values = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, np.float64)
+    if values.shape != (number,):
+        raise ValueError(f"{name} must hold one weight for each {of}: {number}; got shape {values.shape}")
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        wrong = int(np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0])
+        raise ValueError(f"{name} must be finite and not negative; {of} {wrong} has {values[wrong]}")
+    return values
 
 
 def _floating(features: Any) -> Floats:
@@ -155,7 +207,7 @@ def _survey(values: Floats) -> tuple[Ints, float]:
     """Find the columns that are not all zero and the largest magnitude, and refuse NaN and infinity."""
     lowest, highest = np.zeros(values.shape[1]), np.zeros(values.shape[1])
     bad: list[int] = []
-    for rows in _slices(len(values)):
+    for rows in slices(len(values)):
         low, high = values[rows].min(axis=0), values[rows].max(axis=0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             bad.extend((rows.start + np.flatnonzero(~np.isfinite(values[rows]).all(axis=1))).tolist())
@@ -171,6 +223,7 @@ def _survey(values: Floats) -> tuple[Ints, float]:
     return np.flatnonzero((lowest < 0) | (highest > 0)), float(max(-lowest.min(), highest.max()))
 
 
-def _slices(num_rows: int) -> Iterator[slice]:
+def slices(num_rows: int) -> Iterator[slice]:
+    """Cut so many rows into blocks."""
     for start in range(0, num_rows, BLOCK_ROWS):
         yield slice(start, min(start + BLOCK_ROWS, num_rows))

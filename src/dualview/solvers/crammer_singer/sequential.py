@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dualview.solvers.crammer_singer._loop import kernels
-from dualview.solvers.crammer_singer.problem import BLOCK_ROWS, Floats, Ints, Problem
+from dualview.solvers.crammer_singer.problem import Floats, Ints, slices
+from dualview.solvers.crammer_singer.rows import Rows
 
 _LONGEST_RUN = 200  # passes over the rows in play between two evaluations
 _NEARBY = 64  # rows
@@ -42,46 +42,45 @@ class _Evaluation(NamedTuple):
 
 
 class SequentialAscent:
-    """One problem on its way: rows, coefficients u = alpha/C and the weights they make.
-
-    The rows are copied once, in a random order, so that the first passes may walk memory nearly in order.
+    """Coefficients u = alpha/C_i on their way up, and the weights they make.
 
     Args:
-        problem: rows, targets and C.
-        rows: precision of the copy.
-        dtype: precision of the arithmetic (but for sums over rows: float64), no lower than `rows`.
-        seed: decides every order of rows.
+        rows: what is fitted.
+        dtype: precision of the arithmetic (but for sums over rows: float64), no lower than that of the rows.
+        start: u to begin from, "row cls" in the order of the rows; None: zero.
         compiled: False runs the loops as plain Python, for tests.
 
     Attributes:
-        gap: relative gap of the best evaluation so far, as the arithmetic's precision sees it.
+        best: u of the best evaluation so far, "row cls" in the order of the rows.
+        gap: its relative gap, as the arithmetic's precision sees it; 1 before the first evaluation.
         passes: passes over the training rows so far; part of the rows counts in part, an evaluation as one.
         compiling: seconds spent in making the loops ready.
     """
 
-    def __init__(
-        self, problem: Problem, *, rows: np.dtype[Any], dtype: np.dtype[Any], seed: int, compiled: bool = True
-    ) -> None:
-        random = np.random.default_rng(seed)
-        self._order = problem.canonical_order()[random.permutation(len(problem))]
-        self._random = random.integers(1, 2**64, 1, np.uint64)
-        self._features = problem.padded(self._order, rows)
-        self._targets = problem.targets[self._order]
-        self._C = problem.C
-        self._kernels = kernels(compiled=compiled)
-        self._best = np.zeros((len(problem), len(problem.classes)), dtype)
+    def __init__(self, rows: Rows, *, dtype: np.dtype[Any], start: Floats | None = None, compiled: bool = True) -> None:
+        from dualview.solvers.crammer_singer import _loop
+
+        self._rows = rows
+        self._random = rows.random.integers(1, 2**64, 1, np.uint64)
+        self._loops = (_loop.ascend, _loop.assess) if compiled else (_loop.ascend.py_func, _loop.assess.py_func)
         self.gap, self.passes, self.compiling = 1.0, 0.0, 0.0
         self._last_gap, self._run_length = 1.0, 2
+        if start is None:
+            self.best = np.zeros((len(rows), rows.num_classes), dtype)
+        else:
+            self.best = start.astype(dtype)
         self._prepare()
+        if start is not None:
+            self.gap = self._evaluate().gap
 
     def _prepare(self) -> None:
         """Set up the arithmetic in the precision of the best coefficients."""
         started = time.perf_counter()
-        num_rows, num_classes = self._best.shape
-        self._coefficients = self._best.copy()
-        self._weights = np.zeros((num_classes, self._features.shape[1]), self.dtype)
-        self._margins = np.zeros(num_rows, self.dtype)
-        self._sq_norms = np.einsum("ij,ij->i", self._features, self._features, dtype=self.dtype)
+        self._coefficients = self.best.copy()
+        self._weights = np.zeros((self._rows.num_classes, self._rows.width), self.best.dtype)
+        self._margins = np.zeros(len(self._rows), self.best.dtype)
+        self._costs = self._rows.costs.astype(self.best.dtype)
+        self._sq_norms = self._rows.sq_norms.astype(self.best.dtype)
         self._ascend(np.arange(0), 0, 1, math.inf)  # compiles
         self._assess(slice(0, 0))
         self.compiling += time.perf_counter() - started
@@ -89,18 +88,11 @@ class SequentialAscent:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Precision of the arithmetic."""
-        return self._best.dtype
-
-    @property
-    def coefficients(self) -> Floats:
-        """U = alpha/C of the best evaluation, "train cls" over the occurring classes, in the problem's order."""
-        given = np.empty_like(self._best)
-        given[self._order] = self._best
-        return given
+        return self.best.dtype
 
     def widen(self) -> None:
         """Go on in float64 from the best coefficients; the rows stay as they are, and are widened in use."""
-        self._best = self._best.astype(np.float64)
+        self.best = self.best.astype(np.float64)
         self._prepare()
         self.gap = self._evaluate().gap
 
@@ -123,7 +115,7 @@ class SequentialAscent:
             now = self._evaluate()
             if now.gap < self.gap:
                 self.gap = now.gap
-                np.copyto(self._best, self._coefficients)
+                np.copyto(self.best, self._coefficients)
             history.append(_Progress(self.gap, max(now.dual, history[-1].dual)))
             if len(history) > patience.evaluations:
                 before, last = history[-1 - patience.evaluations], history[-1]
@@ -135,7 +127,7 @@ class SequentialAscent:
     def _ascend_awhile(self) -> None:
         """Visit the rows that may still move, in longer and longer runs."""
         if self.passes == 0:  # everything moves at first, so rows may be taken nearly as memory holds them
-            rows, window, shrink = np.arange(len(self._targets)), _NEARBY, math.inf
+            rows, window, shrink = np.arange(len(self._rows)), _NEARBY, math.inf
         else:
             shrink = min(max(3 * self._last_gap, 0.02), 0.3)
             rows = np.flatnonzero(self._margins <= shrink)
@@ -145,34 +137,31 @@ class SequentialAscent:
 
     def _ascend(self, rows: Ints, num_passes: int, window: int, shrink: float) -> float:
         """Visit `rows` in `num_passes` passes; return the visits as a share of all rows."""
-        number = self.dtype.type
-        visits = self._kernels.ascend(
-            self._features,
-            self._targets,
+        ascend, _ = self._loops
+        visits = ascend(
+            self._rows.matrix,
+            self._rows.order,
+            self._rows.live,
+            self._rows.targets,
+            self._costs,
             self._sq_norms,
             self._coefficients,
             self._weights,
             rows,
             num_passes,
             window,
-            number(self._C),
-            number(shrink),
+            self.dtype.type(shrink),
             self._random,
         )
-        return visits / len(self._targets)
+        return visits / len(self._rows)
 
     def _evaluate(self) -> _Evaluation:
         """Rebuild the weights from the coefficients, and evaluate P, D and every row's margin there."""
-        blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, len(self._targets), BLOCK_ROWS)]
         weights = np.zeros(self._weights.shape)
-        for rows in blocks:
-            weights += self._coefficients[rows].T @ self._features[rows]
-        weights *= self._C
+        for rows in slices(len(self._rows)):
+            weights += (self._costs[rows, None] * self._coefficients[rows]).T @ self._rows[rows]
         self._weights[:] = weights
-        sums = np.zeros(3)
-        for rows in blocks:
-            sums += self._assess(rows)
-        losses, gap, own = self._C * sums
+        losses, gap, own = np.sum([self._assess(rows) for rows in slices(len(self._rows))], axis=0)
         half_norm = 0.5 * float(np.vdot(weights, weights))
         primal = half_norm + losses
         self.passes += 1
@@ -181,5 +170,8 @@ class SequentialAscent:
 
     def _assess(self, rows: slice) -> tuple[float, float, float]:
         """Score a block of rows with the weights at hand; see the loop of the same name."""
-        scores = self._features[rows] @ self._weights.T
-        return self._kernels.assess(scores, self._targets[rows], self._coefficients[rows], self._margins[rows])
+        _, assess = self._loops
+        scores = self._rows[rows] @ self._weights.T
+        return assess(
+            scores, self._rows.targets[rows], self._costs[rows], self._coefficients[rows], self._margins[rows]
+        )
