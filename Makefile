@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check oracles bench wheel clean
+.PHONY: help demo test check oracles bench bench-solver wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -16,7 +16,7 @@ ONE_THREAD  := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST_ARGS ?=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(ENV)/.demo ## run the main job on real digits and write a page about it
 	$(ONE_THREAD) $(ENV)/bin/dualview demo
@@ -36,6 +36,9 @@ oracles: $(ORACLES)/.peers ## compare with other libraries, in an environment of
 
 bench: $(ENV)/.tools ## measure what the documentation claims
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks
+
+bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
+	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver
 
 wheel: $(ENV)/.tools ## build the wheel and try it in an empty environment
 	rm -rf dist $(EMPTY)

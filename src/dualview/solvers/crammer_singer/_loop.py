@@ -256,3 +256,105 @@ def assess(scores, targets, costs, coefficients, margins):
                     second = max(second, score[m])
             margins[i] = score[corner] - second
     return losses, gap, own
+
+
+@compiled
+def settle(scores, steps, length, rows, targets, costs, anchors, reach, coefficients):
+    """Find each row's best coefficients near its anchor, for scores moved by `length` times `steps`.
+
+    With G_m = scores_m + length·steps_m + [m ≠ y], a row's u maximises, over its simplex,
+
+        <e_y - u, G> - |u - anchor|²/(2 reach).
+
+    Args:
+        scores: w_m·phi_i of the rows, "row cls".
+        steps: change of the scores per unit of length, "row cls".
+        length: see above.
+        rows: positions of the rows in the three that follow.
+        targets: label of each row, int64.
+        costs: C_i of each row.
+        anchors: u that the new ones stay near to, "train cls".
+        reach: see above.
+        coefficients: "row cls", written: u.
+
+    Returns:
+        Sums over the rows of C_i u·steps, of the gap's terms C_i sum_m p_m (max G - G_m) with p = e_y - u, and of
+        C_i u_y.
+    """
+    num_rows, num_classes = scores.shape
+    r = np.empty(num_classes, np.float64)
+    zero, one = np.float64(0), np.float64(1)
+    slope, gap, own = 0.0, 0.0, 0.0
+    for k in range(num_rows):
+        i = rows[k]
+        y = targets[i]
+        u = coefficients[k]
+        top = -np.inf
+        for m in range(num_classes):
+            r[m] = scores[k, m] + length * np.float64(steps[k, m])
+            if m == y:
+                r[m] -= one
+            top = max(top, r[m])
+        for m in range(num_classes):
+            r[m] = reach * (r[m] - top) - anchors[i, m]
+        tau, inside = threshold(r, num_classes, y)
+        total, along, below = zero, zero, zero
+        for m in range(num_classes):
+            if m != y:
+                share = min(max(r[m] - tau, zero), one)
+                if inside == 1 and share > zero:
+                    share = one  # but for rounding
+                u[m] = -share
+                total += share
+                along -= share * np.float64(steps[k, m])
+                below -= share * (r[m] + anchors[i, m])
+        total = min(total, one)
+        u[y] = total
+        along += total * np.float64(steps[k, y])
+        below -= (one - total) * (r[y] + anchors[i, y])
+        slope += costs[i] * along
+        gap += costs[i] * below
+        own += costs[i] * total
+    return slope, gap / reach, own
+
+
+@compiled
+def contract(rows, owner, directions, weights, products):
+    """Write each pair's sum_m directions_pm w_m·phi_owner(p); most of a pair's directions are zero.
+
+    Args:
+        rows: phi, "row unit".
+        owner: position of each pair's row.
+        directions: "pair cls".
+        weights: w, "cls unit".
+        products: "pair", written.
+    """
+    num_pairs, num_classes = directions.shape
+    width = rows.shape[1]
+    for p in range(num_pairs):
+        x = rows[owner[p]]
+        total = 0.0
+        for m in range(num_classes):
+            factor = directions[p, m]
+            if factor != 0:
+                w = weights[m]
+                part = 0.0
+                for j in range(width):
+                    part += w[j] * x[j]
+                total += factor * part
+        products[p] = total
+
+
+@compiled
+def expand(rows, owner, directions, products, weights):
+    """Add sum_p products_p directions_pm phi_owner(p) to each w_m: the transpose of `contract`."""
+    num_pairs, num_classes = directions.shape
+    width = rows.shape[1]
+    for p in range(num_pairs):
+        x = rows[owner[p]]
+        for m in range(num_classes):
+            factor = directions[p, m] * products[p]
+            if factor != 0:
+                w = weights[m]
+                for j in range(width):
+                    w[j] += factor * x[j]

@@ -10,15 +10,20 @@ import torch
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from dualview.solvers._solution import DualSolution
+from dualview.solvers.crammer_singer import simplex
 from dualview.solvers.crammer_singer.certificate import Certificate, certify
+from dualview.solvers.crammer_singer.newton import ProximalNewton
 from dualview.solvers.crammer_singer.problem import Floats, Problem
 from dualview.solvers.crammer_singer.rows import Rows
 from dualview.solvers.crammer_singer.sequential import Patience, SequentialAscent
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _CUT = 1e-6  # share of the largest coefficient
+_SMALL = 1.0  # C·|phi|² up to which the sequential ascent ends by itself before Newton's steps would
+_FIRST = 5.0  # C·|phi|² at which the sequential ascent prepares them
+_FIRST_GAP = 2e-2
 _PATIENCE = {FLOAT32: Patience(5, dual=1e-3, gap=0.95), FLOAT64: Patience(5, dual=1e-9, gap=0.95)}
-_PATIENCE_BEFORE_WIDENING = Patience(3, dual=0.05, gap=0.5)  # a pass in float64 takes only a third longer
+_PATIENCE_BEFORE_NEWTON = Patience(3, dual=0.05, gap=0.5)
 
 
 class Solver:
@@ -57,70 +62,144 @@ class Solver:
         narrow = dtype == torch.float32 or problem.features.dtype == FLOAT32
         self._rows = Rows(problem, dtype=FLOAT32 if narrow else FLOAT64, seed=seed, low_memory=low_memory)
         self._preparing = time.perf_counter() - started
-        self._start: Floats | None = None
+        self._last: tuple[Floats, DualSolution] | None = None
 
     def solve(self, C: float) -> DualSolution:
-        """Solve for this C; its certificate, not the algorithm, says whether the gap is reached."""
+        """Solve for this C; the certificate, not an algorithm, says whether the gap is reached."""
         rows = self._rows.at(C)
         if self._dtype == torch.float32 and not rows.problem.fits(FLOAT32):
             raise ValueError("dtype=torch.float32 would overflow with this C and these features; use torch.float64")
-        with threadpool_limits(1, "blas"):
-            solution, self._start = solve(rows, self._gap, self._max_epochs, self._dtype, self._start)
+        run = _Run(rows, self._gap, self._max_epochs, self._dtype)
+        with threadpool_limits(1):
+            status = run.solve(None if self._last is None else _scaled(*self._last, C))
+            self._last, solution = None, run.solution(status, self._preparing)
+        self._last, self._preparing = (run.best, solution), 0.0
         return solution
 
 
-def solve(
-    rows: Rows, gap: float, max_epochs: int, dtype: torch.dtype | None, start: Floats | None = None
-) -> tuple[DualSolution, Floats]:
-    """Solve, certified.
+class _Run:
+    """One problem on its way through the algorithms that it needs."""
 
-    Args:
-        rows: what is fitted.
-        gap: relative gap to reach.
-        max_epochs: passes over the rows at which to give up.
-        dtype: precision of the arithmetic; None: float32 where the rows are, and float64 where that ends too soon.
-        start: u = alpha/C_i to begin from, in the order of the rows.
+    def __init__(self, rows: Rows, gap: float, max_epochs: int, dtype: torch.dtype | None) -> None:
+        self._rows, self._gap, self._max_epochs, self._dtype = rows, gap, max_epochs, dtype
+        self._wide = dtype == torch.float64 or rows.matrix.dtype == FLOAT64 or not rows.problem.fits(FLOAT32)
+        self._passes, self._seconds = 0.0, dict[str, float]()
+        self._certificate: Certificate | None = None
+        self.best = np.zeros((0, rows.num_classes))
 
-    Returns:
-        The solution, and its u in the order of the rows.
-    """
-    started = time.perf_counter()
-    problem = rows.problem
-    wide = dtype == torch.float64 or rows.matrix.dtype == FLOAT64 or not problem.fits(FLOAT32)
-    ascent = SequentialAscent(rows, dtype=FLOAT64 if wide else FLOAT32, start=start)
-    target = gap
-    while True:
-        may_widen = dtype is None and ascent.dtype == FLOAT32
-        status = ascent.run(target, max_epochs, _PATIENCE_BEFORE_WIDENING if may_widen else _PATIENCE[ascent.dtype])
-        certificate = _certificate(rows, ascent.best, gap)
-        if certificate.gap <= gap:
-            status = "converged"
-        elif status != "limit" and may_widen:
-            ascent.widen()
-            continue
-        elif status == "reached":  # so it seemed in this precision
-            status = "stalled"
-            target /= 2
-            if target > gap / 100:
-                continue
-        break
-    seconds = time.perf_counter() - started - ascent.compiling
-    solution = DualSolution(
-        coefficients=certificate.coefficients,
-        weights=torch.as_tensor(certificate.weights),
-        gap=certificate.gap,
-        status=status,
-        epochs=math.ceil(ascent.passes),
-        regime="sequential",
-        primal=certificate.primal,
-        dual=certificate.dual,
-        seconds=seconds,
-        regime_seconds={"sequential": seconds},
-        C=problem.C,
-        free=certificate.free,
-        bound=certificate.bound,
-    )
-    return solution, ascent.best
+    def solve(self, start: Floats | None) -> str:
+        """Run one algorithm after another until the gap is reached; return the status."""
+        status = "interrupted"
+        try:
+            if simplex.has_numba():
+                reach = self._rows.scale
+                if reach <= _SMALL:
+                    status = self._ascend(start, FLOAT64 if self._wide else FLOAT32)
+                elif start is None:
+                    start = self._prepared()
+            if status == "interrupted" or (status == "stalled" and self._dtype is None):
+                status = self._newton(self.best if len(self.best) else start)
+            if status == "stalled" and simplex.has_numba() and self._dtype is None:
+                status = self._ascend(self.best, FLOAT64)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        return status
+
+    def solution(self, status: str, preparing: float) -> DualSolution:
+        """Gather what was reached."""
+        if self._certificate is None:
+            self._consider(self._nothing())
+        assert self._certificate is not None
+        found = self._certificate
+        return DualSolution(
+            coefficients=found.coefficients,
+            weights=torch.as_tensor(found.weights),
+            gap=found.gap,
+            status="converged" if found.gap <= self._gap else status,
+            epochs=math.ceil(self._passes),
+            regime=", ".join(self._seconds),
+            primal=found.primal,
+            dual=found.dual,
+            seconds=preparing + sum(self._seconds.values()),
+            regime_seconds=self._seconds,
+            C=self._rows.problem.C,
+            free=found.free,
+            bound=found.bound,
+        )
+
+    def _nothing(self) -> Floats:
+        return np.zeros((len(self._rows), self._rows.num_classes), FLOAT64 if self._wide else FLOAT32)
+
+    def _consider(self, coefficients: Floats) -> float:
+        """Certify these, and keep them if none were better; return their gap."""
+        certificate = _certificate(self._rows, coefficients, self._gap)
+        if self._certificate is None or certificate.gap <= self._certificate.gap:
+            self._certificate, self.best = certificate, coefficients
+        return certificate.gap
+
+    def _prepared(self) -> Floats:
+        """Ascend at a C that is small enough for it, and return the coefficients as a start at the larger one."""
+        at_C = self._rows
+        self._rows = at_C.at(at_C.problem.C * min(1.0, _FIRST / at_C.scale))
+        try:
+            ascent = SequentialAscent(self._rows, dtype=FLOAT64 if self._wide else FLOAT32)
+            started = time.perf_counter()
+            ascent.run(_FIRST_GAP, self._max_epochs, _PATIENCE[ascent.dtype])
+            self._book("sequential", started, ascent.passes)
+            return ascent.best * ascent.dtype.type(self._rows.problem.C / at_C.problem.C)
+        finally:
+            self._rows = at_C
+
+    def _ascend(self, start: Floats | None, dtype: np.dtype[np.floating]) -> str:
+        """Ascend row by row; return how it ended."""
+        ascent = SequentialAscent(self._rows, dtype=dtype, start=start)
+        patience = _PATIENCE_BEFORE_NEWTON if dtype == FLOAT32 and self._dtype is None else _PATIENCE[dtype]
+        started, target = time.perf_counter(), self._gap
+        try:
+            while True:
+                status = ascent.run(target, self._max_epochs - self._passes, patience)
+                if self._consider(ascent.best) <= self._gap:
+                    return "converged"
+                if status == "reached":  # so it seemed in this precision
+                    target, status = target / 2, "stalled"
+                    if target > self._gap / 100:
+                        continue
+                return status
+        except KeyboardInterrupt:
+            self._consider(ascent.best)
+            raise
+        finally:
+            self._book("sequential", started, ascent.passes)
+
+    def _newton(self, start: Floats | None) -> str:
+        """Take Newton's steps; return how they ended."""
+        started = time.perf_counter()
+        newton = ProximalNewton(self._rows, start=self._nothing() if start is None else start)
+        target = self._gap
+        try:
+            while True:
+                status = newton.run(target, self._max_epochs - self._passes)
+                if self._consider(newton.best) <= self._gap:
+                    return "converged"
+                target /= 2
+                if status != "reached" or target < self._gap / 100:
+                    return "stalled" if status == "reached" else status
+        except KeyboardInterrupt:
+            self._consider(newton.best)
+            raise
+        finally:
+            self._book("newton", started, newton.passes)
+
+    def _book(self, regime: str, started: float, passes: float) -> None:
+        self._seconds[regime] = self._seconds.get(regime, 0.0) + time.perf_counter() - started
+        self._passes += passes
+
+
+def _scaled(coefficients: Floats, solution: DualSolution, C: float) -> Floats:
+    """Return u at another C for the multiple of alpha with the largest dual that is feasible there."""
+    sq_norm = float(solution.weights.square().sum())
+    best = (solution.dual + sq_norm / 2) / sq_norm if sq_norm > 0 else 1.0
+    return coefficients * coefficients.dtype.type(min(best * solution.C / C, 1.0))
 
 
 def _certificate(rows: Rows, ordered: Floats, gap: float) -> Certificate:

@@ -96,7 +96,7 @@ class SequentialAscent:
         self._prepare()
         self.gap = self._evaluate().gap
 
-    def run(self, gap: float, max_passes: int, patience: Patience) -> str:
+    def run(self, gap: float, max_passes: float, patience: Patience) -> str:
         """Ascend until the best relative gap is at most `gap`.
 
         Args:

@@ -1,0 +1,282 @@
+"""The proximal-point method with semismooth Newton steps, for costs at which single rows reach too far.
+
+Li, Sun and Toh, "A highly efficient semismooth Newton augmented Lagrangian method for solving lasso problems",
+SIAM J. Optim. 28 (2018), gives the method for another problem; this is its form for the simplices of Crammer and
+Singer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualview.solvers.crammer_singer import simplex
+from dualview.solvers.crammer_singer.newton_system import NewtonSystem
+from dualview.solvers.crammer_singer.problem import Floats, Ints, slices
+from dualview.solvers.crammer_singer.rows import Rows
+
+_FIRST_REACH = 16.0  # of the largest coefficient
+_LAST_REACH = 1000.0
+_GROWTH = 2.0  # of the reach, from anchor to anchor
+_MOST_STEPS = 40  # of Newton's, around one anchor
+_DECREMENT = 0.03  # of the gap that is left around an anchor: what F may be above its minimum
+_SLOPE = 0.3  # of the slope along a step: what may be left of it
+_TYPICAL = 0.9  # quantile of the rows' moves: how far others are expected to move
+_NEAR = 1e-3  # of a margin: rows beyond it add nothing to the gap, whatever rounding does to their scores
+_PATIENCE = 12  # anchors without progress
+_TIGHTEST = 1e-10
+
+
+class _Value(NamedTuple):
+    gap: float
+    dual: float
+
+
+@dataclass
+class _Around:
+    """The rows that may move around one anchor.
+
+    Attributes:
+        index: their positions.
+        scores: w_m·phi_i, float64.
+        coefficients: u at these scores.
+        outer: sum of their gap terms there.
+        own: sum of C_i u_y there.
+    """
+
+    index: Tensor
+    scores: Tensor
+    coefficients: Tensor
+    outer: float = 0.0
+    own: float = 0.0
+
+
+class ProximalNewton:
+    """Coefficients u = alpha/C_i and weights W that draw near to each other and to the optimum.
+
+    Around an anchor u° the objective
+
+        F(W) = ½|W|² - Σ_i C_i w_y·phi_i + Σ_i C_i max over u_i of (<e_y - u_i, G_i> - |u_i - u_i°|²/(2 reach))
+
+    is convex and once differentiable, with gradient W - W(u) at the maximisers u, which are feasible: every
+    step has a gap. Newton's steps minimise it (Hessian: `NewtonSystem`) until the dual has risen and W is near
+    enough to W(u); then u becomes the anchor, and the reach doubles. Only rows that may leave their corner
+    within a step take part; the others are looked at between anchors. Everything but the rows is float64.
+
+    Args:
+        rows: what is fitted.
+        start: u to begin from, "row cls" in the order of the rows.
+        compiled: False does without numba; None: where it is not installed.
+
+    Attributes:
+        best: u of the smallest gap so far, "row cls" in the order of the rows.
+        gap: its relative gap.
+        passes: passes over the rows so far; part of the rows counts in part.
+    """
+
+    def __init__(self, rows: Rows, *, start: Floats, compiled: bool | None = None) -> None:
+        self._rows = rows
+        self._dtype = torch.float32 if rows.matrix.dtype == np.float32 else torch.float64
+        self._targets, self._costs = torch.as_tensor(rows.targets), torch.as_tensor(rows.costs)
+        self._arithmetic = simplex.arithmetic(compiled=compiled)
+        self._system = NewtonSystem(self._arithmetic)
+        self._coefficients: Tensor = torch.as_tensor(start.astype(np.float64))
+        self._margins = torch.zeros(len(rows), dtype=torch.float64)
+        self._made = torch.zeros(rows.num_classes, rows.width, dtype=torch.float64)
+        for block in slices(len(rows)):
+            index = np.arange(block.start, block.stop)
+            self._add(index, self._coefficients[index])
+        self._weights: Tensor = self._made
+        self._reach = min(_FIRST_REACH * float(start.max()), _LAST_REACH) or _FIRST_REACH
+        self._typical_move = 1.0
+        self.passes = 0.0
+        self.best = start
+        self.gap = self._value(self._made).gap
+
+    def run(self, gap: float, max_passes: float) -> str:
+        """Go from anchor to anchor until the relative gap at W(u) is at most `gap`.
+
+        Returns:
+            "reached", "limit" (of passes) or "stalled".
+        """
+        now, least, since, share = _Value(self.gap, -math.inf), math.inf, 0, 1.0
+        try:
+            while self.gap > gap:
+                if self.passes >= max_passes:
+                    return "limit"
+                if since > _PATIENCE or share < _TIGHTEST:
+                    return "stalled"
+                now = self._advance(now, share, max_passes)
+                least, since = (now.gap, 0) if now.gap < 0.9 * least else (least, since + 1)
+                if now.gap <= gap:
+                    self._keep_if_better()
+                    share *= 1e-2  # in vain, if W is still too far from W(u)
+        finally:
+            if self.gap > gap:
+                self._keep_if_better()
+        return "reached"
+
+    def _keep_if_better(self) -> None:
+        """Compare the present coefficients with the best ones by what a certificate looks at: the gap at W(u)."""
+        at_made = self._value(self._made).gap
+        if at_made < self.gap:
+            self.gap, self.best = at_made, self._coefficients.numpy().copy()
+
+    def _advance(self, before: _Value, share: float, max_passes: float) -> _Value:
+        """Minimise around the present anchor and make the next, or restore it where that failed."""
+        reachable = min(1.0, self._typical_move) + 2 / max(self._reach, 2.0)
+        working = np.flatnonzero(self._margins.numpy() <= reachable)
+        kept = self._coefficients[working], self._made, self._weights
+        settled = self._minimise(working, share, max_passes)
+        now = self._value(self._weights)
+        if settled or now.dual >= before.dual:
+            self._reach = min(_LAST_REACH, self._reach * (_GROWTH if settled else math.sqrt(_GROWTH)))
+            return now
+        self._coefficients[working], self._made, self._weights = kept
+        self._reach /= 2 * _GROWTH
+        return self._value(self._weights)
+
+    def _minimise(self, working: Ints, share: float, max_passes: float) -> bool:
+        """Take Newton's steps around the present anchor; return whether they came near enough to the minimum.
+
+        Args:
+            working: positions of the rows that take part.
+            share: of the rows' gap terms: what ½|W - W(u)|² may be.
+            max_passes: at which to give up.
+        """
+        index = torch.as_tensor(working)
+        scores = self._scores(working, self._weights, torch.float64)
+        around = _Around(index, scores, torch.empty_like(scores))
+        begun, trial, still = scores.clone(), torch.empty_like(scores), torch.zeros_like(scores)
+        anchored = self._own(index, self._coefficients[index]) - 0.5 * float(self._made.square().sum())
+        _, around.outer, around.own = self._settle(around, still, 0.0, around.coefficients)
+        self._made = self._made.clone()
+        self._add(working, around.coefficients - self._coefficients[index])
+        settled = False
+        for _ in range(_MOST_STEPS):
+            gradient = self._weights - self._made
+            apart = 0.5 * float(gradient.square().sum())
+            risen = around.own - 0.5 * float(self._made.square().sum()) - anchored
+            if apart <= share * around.outer and risen >= -1e-3 * around.outer:
+                settled = True
+                break
+            if self.passes >= max_passes:
+                break
+            step = self._newton_step(around, gradient)
+            steps = self._scores(working, step, self._dtype)
+            slope = float((gradient * step).sum())
+            along = float(self._costs[index] @ (around.coefficients * steps).sum(1))
+
+            def search(length: float) -> float:
+                moved, around.outer, around.own = self._settle(around, steps, length, trial)  # noqa: B023
+                return slope + length * float(step.square().sum()) - (moved - along)  # noqa: B023
+
+            length = _length(search, slope)
+            changed = (trial != around.coefficients).any(1).nonzero().squeeze(1)
+            self._add(working[changed.numpy()], trial[changed] - around.coefficients[changed])
+            around.coefficients, trial = trial, around.coefficients
+            self._weights = self._weights + length * step
+            around.scores += length * steps
+            self.passes += 2 * len(working) / len(self._rows)
+            risen = around.own - 0.5 * float(self._made.square().sum()) - anchored
+            if share == 1.0 and -0.5 * slope <= _DECREMENT * around.outer and risen >= 0:
+                settled = True
+                break
+        if len(working):
+            moves = (around.scores - begun).abs().amax(1).numpy()
+            self._typical_move = float(np.quantile(moves, _TYPICAL))
+        self._coefficients[index] = around.coefficients
+        return settled
+
+    def _newton_step(self, around: _Around, gradient: Tensor) -> Tensor:
+        """Return the step of the weights that the rows between corners ask for."""
+        own = self._targets[around.index, None]
+        inside = around.coefficients < 0
+        inside.scatter_(1, own, around.coefficients.gather(1, own) < 1)
+        free = (inside.sum(1) > 1).nonzero().squeeze(1)
+        index = around.index[free]
+        rows = torch.as_tensor(self._rows[index.numpy()])
+        return self._system.solve(rows, inside[free], self._reach * self._costs[index], gradient)
+
+    def _settle(self, around: _Around, steps: Tensor, length: float, written: Tensor) -> tuple[float, float, float]:
+        """Write the rows' maximisers at scores moved by so much of `steps`; see the loop of the same name."""
+        return self._arithmetic.settle(
+            around.scores,
+            steps,
+            length,
+            around.index,
+            self._targets,
+            self._costs,
+            self._coefficients,
+            self._reach,
+            written,
+        )
+
+    def _own(self, index: Tensor, coefficients: Tensor) -> float:
+        """Return the sum of C_i u_y."""
+        return float(self._costs[index] @ coefficients.gather(1, self._targets[index, None]).squeeze(1))
+
+    def _value(self, weights: Tensor) -> _Value:
+        """Evaluate the gap between these weights and the coefficients, and every row's margin at these weights."""
+        losses, gap, own = 0.0, 0.0, 0.0
+        narrow = weights.to(self._dtype).T
+        for block in slices(len(self._rows)):
+            scores = torch.as_tensor(self._rows[block]) @ narrow
+            found = self._arithmetic.assess(
+                scores, self._targets[block], self._costs[block], self._coefficients[block], self._margins[block]
+            )
+            losses, gap, own = losses + found[0], gap + found[1], own + found[2]
+        if self._dtype == torch.float32:
+            near = np.flatnonzero(self._margins.numpy() <= _NEAR)
+            gap = 0.0
+            for block in slices(len(near)):
+                index = torch.as_tensor(near[block])
+                scores = self._scores(near[block], weights, torch.float64)
+                margins = torch.empty(len(index), dtype=torch.float64)
+                gap += self._arithmetic.assess(
+                    scores, self._targets[index], self._costs[index], self._coefficients[index], margins
+                )[1]
+        self.passes += 1
+        primal = 0.5 * float(weights.square().sum()) + losses
+        apart = 0.5 * float((weights - self._made).square().sum())
+        return _Value((gap + apart) / primal, own - 0.5 * float(self._made.square().sum()))
+
+    def _scores(self, rows: Ints, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return w_m·phi_i of these rows, "row cls" in float64, the products made in this precision."""
+        narrow = weights.to(dtype).T
+        scores = torch.empty(len(rows), len(weights), dtype=torch.float64)
+        for block in slices(len(rows)):
+            scores[block] = torch.as_tensor(self._rows[rows[block]]).to(dtype) @ narrow
+        return scores
+
+    def _add(self, rows: Ints, change: Tensor) -> None:
+        """Add to W(u) what a change of these rows' u makes."""
+        change = change * self._costs[rows][:, None]
+        for block in slices(len(rows)):
+            self._made += change[block].T @ torch.as_tensor(self._rows[rows[block]]).to(torch.float64)
+
+
+def _length(slope_at: Callable[[float], float], slope: float) -> float:
+    """Find a length at which a rising slope, negative at 0, is nearly zero; `slope_at` was called with it last."""
+    low, high, length = 0.0, math.inf, 1.0
+    low_slope, high_slope = slope, math.inf
+    for trial in range(10):
+        now = slope_at(length)
+        if abs(now) <= _SLOPE * abs(slope) or trial == 9:
+            break
+        if now < 0:
+            low, low_slope = length, now
+        else:
+            high, high_slope = length, now
+        if high == math.inf:
+            length = 2 * length
+        else:
+            part = low_slope / (low_slope - high_slope)
+            length = low + (high - low) * min(max(part, 0.1), 0.9)
+    return length
