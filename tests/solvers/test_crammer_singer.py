@@ -168,7 +168,7 @@ def test_a_limit_is_announced_with_what_was_reached(assert_certified):
     features, labels = blobs(200, 10, 4, seed=2)
     with pytest.warns(GapWarning, match=r"reached max_epochs after \d+ passes at a relative gap of .*smaller C"):
         solution = crammer_singer(features, labels, C=1e3, max_epochs=5)
-    assert solution.status == "limit" and solution.gap > 1e-6 and 5 <= solution.epochs <= 8
+    assert solution.status == "limit" and solution.gap > 1e-6 and 5 <= solution.epochs <= 10
     assert_certified(solution, features, labels, 1e3)
 
 

@@ -38,7 +38,7 @@ def test_compiled_and_plain_loops_agree(num_classes, rows, dtype):
     ends = []
     for compiled in (True, False):
         ascent = SequentialAscent(Rows(problem, dtype=rows, seed=1), dtype=dtype, compiled=compiled)
-        ascent.run(1e-30, 25, Patience(9, dual=0.0, gap=1.0))
+        ascent.run(1e-30, 25.0, Patience(9, dual=0.0, gap=1.0))
         ends.append((ascent.best, ascent.gap, ascent.passes))
     np.testing.assert_allclose(ends[0][0], ends[1][0], atol=500 * np.finfo(dtype).eps)
     assert ends[0][2] == ends[1][2]

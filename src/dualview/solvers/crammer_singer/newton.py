@@ -90,8 +90,7 @@ class ProximalNewton:
         self._margins = torch.zeros(len(rows), dtype=torch.float64)
         self._made = torch.zeros(rows.num_classes, rows.width, dtype=torch.float64)
         for block in slices(len(rows)):
-            index = np.arange(block.start, block.stop)
-            self._add(index, self._coefficients[index])
+            self._add(np.arange(block.start, block.stop), self._coefficients[block])  # pyright: ignore[reportUnknownArgumentType]
         self._weights: Tensor = self._made
         self._reach = min(_FIRST_REACH * float(start.max()), _LAST_REACH) or _FIRST_REACH
         self._typical_move = 1.0

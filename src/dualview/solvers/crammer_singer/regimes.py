@@ -144,7 +144,7 @@ class _Run:
         try:
             ascent = SequentialAscent(self._rows, dtype=FLOAT64 if self._wide else FLOAT32)
             started = time.perf_counter()
-            ascent.run(_FIRST_GAP, self._max_epochs, _PATIENCE[ascent.dtype])
+            ascent.run(_FIRST_GAP, float(self._max_epochs), _PATIENCE[ascent.dtype])
             self._book("sequential", started, ascent.passes)
             return ascent.best * ascent.dtype.type(self._rows.problem.C / at_C.problem.C)
         finally:
