@@ -21,14 +21,14 @@ settings.load_profile("dualview")
 
 
 def modules_to_check(folder: Path, name: str) -> list[str]:
-    """Name the modules below `folder` so that jaxtyping's hook, which goes by prefix, misses each `_loop`."""
-    if not any(folder.rglob("_loop.py")):
+    """Name the modules below `folder` so that jaxtyping's hook, which goes by prefix, misses each loop."""
+    if not any(folder.rglob("_*loop.py")):
         return [name]
     found = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and any(path.glob("*.py")):
             found += modules_to_check(path, f"{name}.{path.name}")
-        elif path.suffix == ".py" and path.stem not in ("_loop", "__init__"):
+        elif path.suffix == ".py" and path.stem != "__init__" and not path.stem.endswith("_loop"):
             found.append(f"{name}.{path.stem}")
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualview.solvers.crammer_singer.problem import Floats, Ints, Problem
+from dualview.solvers.crammer_singer.problem import Blocks, Floats, Ints, Problem
 
 _ROUNDING = 1e-12  # far above float64's rounding of a row sum, far below any cut that matters
 
@@ -35,7 +35,7 @@ class Certificate(NamedTuple):
     bound: int
 
 
-def certify(problem: Problem, coefficients: Floats, cut: float) -> Certificate:
+def certify(problem: Problem, coefficients: Blocks, cut: float) -> Certificate:
     """Make coefficients exactly feasible and evaluate P and D at them, in float64, block by block.
 
     Only alpha enters P and D, so nothing that the solver did in another precision can flatter them.

@@ -28,6 +28,7 @@ _MOST_STEPS = 40  # of Newton's, around one anchor
 _DECREMENT = 0.03  # of the gap that is left around an anchor: what F may be above its minimum
 _SLOPE = 0.3  # of the slope along a step: what may be left of it
 _TYPICAL = 0.9  # quantile of the rows' moves: how far others are expected to move
+_SAMPLE = 2000  # rows whose moves are looked at
 _NEAR = 1e-3  # of a margin: rows beyond it add nothing to the gap, whatever rounding does to their scores
 _PATIENCE = 12  # anchors without progress
 _TIGHTEST = 1e-10
@@ -152,9 +153,10 @@ class ProximalNewton:
         index = torch.as_tensor(working)
         scores = self._scores(working, self._weights, torch.float64)
         around = _Around(index, scores, torch.empty_like(scores))
-        begun, trial, still = scores.clone(), torch.empty_like(scores), torch.zeros_like(scores)
+        sample = slice(None, None, 1 + len(working) // _SAMPLE)
+        begun, trial = scores[sample].clone(), torch.empty_like(scores)
         anchored = self._own(index, self._coefficients[index]) - 0.5 * float(self._made.square().sum())
-        _, around.outer, around.own = self._settle(around, still, 0.0, around.coefficients)
+        _, around.outer, around.own = self._settle(around, scores, 0.0, around.coefficients)
         self._made = self._made.clone()
         self._add(working, around.coefficients - self._coefficients[index])
         settled = False
@@ -188,7 +190,7 @@ class ProximalNewton:
                 settled = True
                 break
         if len(working):
-            moves = (around.scores - begun).abs().amax(1).numpy()
+            moves = (around.scores[sample] - begun).abs().amax(1).numpy()
             self._typical_move = float(np.quantile(moves, _TYPICAL))
         self._coefficients[index] = around.coefficients
         return settled
@@ -247,9 +249,9 @@ class ProximalNewton:
         return _Value((gap + apart) / primal, own - 0.5 * float(self._made.square().sum()))
 
     def _scores(self, rows: Ints, weights: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return w_m·phi_i of these rows, "row cls" in float64, the products made in this precision."""
+        """Return w_m·phi_i of these rows, "row cls", in this precision."""
         narrow = weights.to(dtype).T
-        scores = torch.empty(len(rows), len(weights), dtype=torch.float64)
+        scores = torch.empty(len(rows), len(weights), dtype=dtype)
         for block in slices(len(rows)):
             scores[block] = torch.as_tensor(self._rows[rows[block]]).to(dtype) @ narrow
         return scores

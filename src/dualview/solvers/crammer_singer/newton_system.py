@@ -12,6 +12,7 @@ from dualview.solvers.crammer_singer.simplex import Arithmetic
 
 _TOLERANCE = 0.02  # of the residual, in the preconditioner's norm
 _MOST_STEPS = 150
+_BLOCK = 256
 # Costs are counted in multiplications of a large matrix product.
 _OVERHEAD = 3e6  # of a step, whatever its size
 _STREAMED = 2.0  # of a multiplication that waits for memory
@@ -104,6 +105,7 @@ class NewtonSystem:
             if taken < limit:
                 return step
         if exact <= self._expected * (product + _STREAMED * 2 * unknowns * width):
+            self._kept = None  # before the next takes its room
             self._kept = _PairInverse(hessian) if by_pairs <= whole else _WholeInverse(hessian)
             return self._kept.times(-gradient)
         self._kept = _BlockInverse(hessian)
@@ -186,7 +188,10 @@ class _PairInverse(_Inverse):
     def __init__(self, hessian: _Hessian) -> None:
         self._hessian = hessian
         rows = hessian.rows.to(hessian.weights.dtype)[hessian.owner]
-        gram = (rows @ rows.T).mul_(hessian.directions @ hessian.directions.T)
+        gram = rows @ rows.T
+        for first in range(0, len(rows), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            gram[block] *= hessian.directions[block] @ hessian.directions.T
         gram.diagonal().add_(1)
         self._factor = _cholesky(gram)
         self.operations = 4.0 * gram.numel() + _STREAMED * 12.0 * rows.numel()
@@ -197,7 +202,8 @@ class _PairInverse(_Inverse):
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    return torch.linalg.cholesky(matrix)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    """Factor in place: the matrix is as large as all else that a step needs."""
+    return torch.linalg.cholesky(matrix, out=matrix)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
 
 
 def _solved(factor: Tensor, goal: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,15 @@ Ints: TypeAlias = NDArray[np.int64]
 
 BLOCK_ROWS = 1024
 _REPORTED_ROWS = 10
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """Coefficients "row cls", block by block: an array is one."""
+
+    def __getitem__(self, rows: Any, /) -> Floats:
+        """Return these rows, dense."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

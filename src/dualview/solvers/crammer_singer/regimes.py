@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -12,18 +13,24 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from dualview.solvers._solution import DualSolution
 from dualview.solvers.crammer_singer import simplex
 from dualview.solvers.crammer_singer.certificate import Certificate, certify
+from dualview.solvers.crammer_singer.class_lists import ClassListAscent, SparseRows, sparse_rows
 from dualview.solvers.crammer_singer.newton import ProximalNewton
 from dualview.solvers.crammer_singer.problem import Floats, Problem
 from dualview.solvers.crammer_singer.rows import Rows
 from dualview.solvers.crammer_singer.sequential import Patience, SequentialAscent
 
+Coefficients: TypeAlias = Floats | SparseRows
+
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _CUT = 1e-6  # share of the largest coefficient
+_SEVERAL = 16  # classes from which rows step over lists of them
+_MANY = 50  # classes above which Newton's systems are too large
+_DENSE = 1_000_000  # coefficients up to which Newton's steps may follow then
 _SMALL = 1.0  # C·|phi|² up to which the sequential ascent ends by itself before Newton's steps would
 _FIRST = 5.0  # C·|phi|² at which the sequential ascent prepares them
 _FIRST_GAP = 2e-2
 _PATIENCE = {FLOAT32: Patience(5, dual=1e-3, gap=0.95), FLOAT64: Patience(5, dual=1e-9, gap=0.95)}
-_PATIENCE_BEFORE_NEWTON = Patience(3, dual=0.05, gap=0.5)
+_PATIENCE_BEFORE_MORE = Patience(3, dual=0.05, gap=0.5)
 
 
 class Solver:
@@ -62,7 +69,7 @@ class Solver:
         narrow = dtype == torch.float32 or problem.features.dtype == FLOAT32
         self._rows = Rows(problem, dtype=FLOAT32 if narrow else FLOAT64, seed=seed, low_memory=low_memory)
         self._preparing = time.perf_counter() - started
-        self._last: tuple[Floats, DualSolution] | None = None
+        self._last: tuple[Coefficients, DualSolution] | None = None
 
     def solve(self, C: float) -> DualSolution:
         """Solve for this C; the certificate, not an algorithm, says whether the gap is reached."""
@@ -73,7 +80,9 @@ class Solver:
         with threadpool_limits(1):
             status = run.solve(None if self._last is None else _scaled(*self._last, C))
             self._last, solution = None, run.solution(status, self._preparing)
-        self._last, self._preparing = (run.best, solution), 0.0
+        self._preparing = 0.0
+        if run.best is not None:
+            self._last = run.best, solution
         return solution
 
 
@@ -82,27 +91,41 @@ class _Run:
 
     def __init__(self, rows: Rows, gap: float, max_epochs: int, dtype: torch.dtype | None) -> None:
         self._rows, self._gap, self._max_epochs, self._dtype = rows, gap, max_epochs, dtype
-        self._wide = dtype == torch.float64 or rows.matrix.dtype == FLOAT64 or not rows.problem.fits(FLOAT32)
+        wide = dtype == torch.float64 or rows.matrix.dtype == FLOAT64 or not rows.problem.fits(FLOAT32)
+        self._narrowest = FLOAT64 if wide else FLOAT32
+        self._may_widen = dtype is None and not wide
         self._passes, self._seconds = 0.0, dict[str, float]()
         self._certificate: Certificate | None = None
-        self.best = np.zeros((0, rows.num_classes))
+        self.best: Coefficients | None = None
 
-    def solve(self, start: Floats | None) -> str:
+    def solve(self, start: Coefficients | None) -> str:
         """Run one algorithm after another until the gap is reached; return the status."""
-        status = "interrupted"
         try:
-            if simplex.has_numba():
-                reach = self._rows.scale
-                if reach <= _SMALL:
-                    status = self._ascend(start, FLOAT64 if self._wide else FLOAT32)
-                elif start is None:
-                    start = self._prepared()
-            if status == "interrupted" or (status == "stalled" and self._dtype is None):
-                status = self._newton(self.best if len(self.best) else start)
-            if status == "stalled" and simplex.has_numba() and self._dtype is None:
-                status = self._ascend(self.best, FLOAT64)
+            if not simplex.has_numba():
+                return self._newton(start)
+            if self._rows.scale <= _SMALL or self._rows.num_classes > _MANY:
+                return self._by_ascent(start)
+            return self._by_newton(self._prepared() if start is None else start)
         except KeyboardInterrupt:
-            status = "interrupted"
+            return "interrupted"
+
+    def _by_ascent(self, start: Coefficients | None) -> str:
+        """Ascend, and let Newton's steps or float64 finish what float32 cannot."""
+        if start is None and self._rows.scale > _FIRST:
+            start = self._prepared()
+        status = self._ascend(start, self._narrowest)
+        if status == "stalled" and self._rows.num_classes <= _MANY and self._dtype is None:
+            return self._by_newton(self.best)
+        if status == "stalled" and self._may_widen:
+            status = self._ascend(self.best, FLOAT64)
+        if status == "stalled" and len(self._rows) * self._rows.num_classes <= _DENSE:
+            status = self._newton(self.best)
+        return status
+
+    def _by_newton(self, start: Coefficients | None) -> str:
+        status = self._newton(start)
+        if status == "stalled" and self._dtype is None:
+            status = self._ascend(self.best, FLOAT64)
         return status
 
     def solution(self, status: str, preparing: float) -> DualSolution:
@@ -128,32 +151,39 @@ class _Run:
         )
 
     def _nothing(self) -> Floats:
-        return np.zeros((len(self._rows), self._rows.num_classes), FLOAT64 if self._wide else FLOAT32)
+        return np.zeros((len(self._rows), self._rows.num_classes), self._narrowest)
 
-    def _consider(self, coefficients: Floats) -> float:
+    def _consider(self, coefficients: Coefficients) -> float:
         """Certify these, and keep them if none were better; return their gap."""
         certificate = _certificate(self._rows, coefficients, self._gap)
         if self._certificate is None or certificate.gap <= self._certificate.gap:
             self._certificate, self.best = certificate, coefficients
         return certificate.gap
 
-    def _prepared(self) -> Floats:
+    def _prepared(self) -> Coefficients:
         """Ascend at a C that is small enough for it, and return the coefficients as a start at the larger one."""
         at_C = self._rows
         self._rows = at_C.at(at_C.problem.C * min(1.0, _FIRST / at_C.scale))
         try:
-            ascent = SequentialAscent(self._rows, dtype=FLOAT64 if self._wide else FLOAT32)
+            ascent = self._ascent(None, self._narrowest)
             started = time.perf_counter()
             ascent.run(_FIRST_GAP, float(self._max_epochs), _PATIENCE[ascent.dtype])
-            self._book("sequential", started, ascent.passes)
-            return ascent.best * ascent.dtype.type(self._rows.problem.C / at_C.problem.C)
+            self._book(ascent.regime, started, ascent.passes)
+            return ascent.best * (self._rows.problem.C / at_C.problem.C)
         finally:
             self._rows = at_C
 
-    def _ascend(self, start: Floats | None, dtype: np.dtype[np.floating]) -> str:
-        """Ascend row by row; return how it ended."""
-        ascent = SequentialAscent(self._rows, dtype=dtype, start=start)
-        patience = _PATIENCE_BEFORE_NEWTON if dtype == FLOAT32 and self._dtype is None else _PATIENCE[dtype]
+    def _ascent(self, start: Coefficients | None, dtype: np.dtype[Any]) -> SequentialAscent | ClassListAscent:
+        if self._rows.num_classes < _SEVERAL:
+            return SequentialAscent(self._rows, dtype=dtype, start=cast("Floats | None", start))
+        if start is not None and not isinstance(start, SparseRows):
+            start = sparse_rows(start, self._rows.targets)
+        return ClassListAscent(self._rows, dtype=dtype, start=start)
+
+    def _ascend(self, start: Coefficients | None, dtype: np.dtype[Any]) -> str:
+        """Ascend row by row, over all classes or lists of them; return how it ended."""
+        ascent = self._ascent(start, dtype)
+        patience = _PATIENCE_BEFORE_MORE if dtype == FLOAT32 and self._may_widen else _PATIENCE[dtype]
         started, target = time.perf_counter(), self._gap
         try:
             while True:
@@ -169,11 +199,13 @@ class _Run:
             self._consider(ascent.best)
             raise
         finally:
-            self._book("sequential", started, ascent.passes)
+            self._book(ascent.regime, started, ascent.passes)
 
-    def _newton(self, start: Floats | None) -> str:
+    def _newton(self, start: Coefficients | None) -> str:
         """Take Newton's steps; return how they ended."""
         started = time.perf_counter()
+        if isinstance(start, SparseRows):
+            start = start[slice(None)]
         newton = ProximalNewton(self._rows, start=self._nothing() if start is None else start)
         target = self._gap
         try:
@@ -195,17 +227,17 @@ class _Run:
         self._passes += passes
 
 
-def _scaled(coefficients: Floats, solution: DualSolution, C: float) -> Floats:
+def _scaled(coefficients: Coefficients, solution: DualSolution, C: float) -> Coefficients:
     """Return u at another C for the multiple of alpha with the largest dual that is feasible there."""
     sq_norm = float(solution.weights.square().sum())
     best = (solution.dual + sq_norm / 2) / sq_norm if sq_norm > 0 else 1.0
-    return coefficients * coefficients.dtype.type(min(best * solution.C / C, 1.0))
+    return coefficients * min(best * solution.C / C, 1.0)
 
 
-def _certificate(rows: Rows, ordered: Floats, gap: float) -> Certificate:
+def _certificate(rows: Rows, ordered: Coefficients, gap: float) -> Certificate:
     """Certify without the smallest coefficients, unless they are what the gap rests on."""
     coefficients = rows.given(ordered)
-    cut = _CUT * float(coefficients.max())
+    cut = _CUT * float(ordered.max())
     sparse = certify(rows.problem, coefficients, cut)
     if sparse.gap <= gap:
         return sparse

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dualview.solvers.crammer_singer.problem import Floats, Ints, Problem, slices
+from dualview.solvers.crammer_singer.problem import Blocks, Floats, Ints, Problem, slices
 
 
 class Rows:
@@ -86,12 +86,18 @@ class Rows:
         """Mean of C_i |phi_i|²: how far one row's coefficients reach; small problems are far below 1."""
         return float(self.costs @ self.sq_norms) / len(self)
 
-    def given(self, ordered: Floats) -> Floats:
-        """Bring an array over the rows back to the problem's order."""
-        restored = np.empty_like(ordered)
-        restored[self._shuffled] = ordered
-        return restored
+    def given(self, ordered: Blocks) -> Blocks:
+        """See an array over the rows in the problem's order."""
+        inverse = np.empty_like(self._shuffled)
+        inverse[self._shuffled] = np.arange(len(self))
+        return _Reordered(ordered, inverse)
 
-    def ordered(self, given: Floats) -> Floats:
-        """Bring an array over the rows from the problem's order to this one."""
-        return given[self._shuffled]
+
+class _Reordered:
+    """The same rows in another order, gathered when they are asked for."""
+
+    def __init__(self, blocks: Blocks, order: Ints) -> None:
+        self._blocks, self._order = blocks, order
+
+    def __getitem__(self, rows: slice) -> Floats:
+        return self._blocks[self._order[rows]]

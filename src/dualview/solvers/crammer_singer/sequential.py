@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class SequentialAscent:
         passes: passes over the training rows so far; part of the rows counts in part, an evaluation as one.
         compiling: seconds spent in making the loops ready.
     """
+
+    regime: ClassVar[str] = "sequential"
 
     def __init__(self, rows: Rows, *, dtype: np.dtype[Any], start: Floats | None = None, compiled: bool = True) -> None:
         from dualview.solvers.crammer_singer import _loop
