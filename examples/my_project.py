@@ -23,7 +23,7 @@ model.load_state_dict(torch.load("model.pt"))
 task = dv.Task(model, class_names=mnist.CLASS_NAMES)
 
 if __name__ == "__main__":
-    explainer = dv.fit(dv.DualView(C=1e-3), task, train_set, held_out=test_set, store="runs/mine")
+    explainer = dv.fit(dv.DualView(), task, train_set, held_out=test_set, store="runs/mine")
     print(explainer, explainer.fidelity["held_out"], sep="\n")
     errors = explainer.errors()  # the wrong predictions on the held-out data, worst first
     scores = explainer.explain(test_set[0][errors.index[:8]], top=20)

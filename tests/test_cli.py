@@ -279,6 +279,17 @@ def test_references_may_be_functions_and_dotted_names(capsys, toy, monkeypatch):
     assert "held_out" in out and "training samples are support samples" in out
 
 
+def test_C_is_chosen_unless_it_is_given(capsys, toy):
+    fit = ["fit", "toy.py:task", "--data", "toy.py:data", "--store", "store", "--held-out", "0.25"]
+    out = run(capsys, *fit)
+    curve = dv.open("store", sys.modules["toy"].task).curve
+    assert f"at C={curve.C[curve.chosen]:.3g};" in out and repr(curve) in out
+    out = run(capsys, *fit, "--support", "0.7", "--fit-to", "predictions")
+    explainer = dv.open("store", sys.modules["toy"].task, method=dv.DualView(support=0.7, fit_to="predictions"))
+    assert repr(explainer.curve) in out and "by support" in out
+    assert "at C=0.5; relative duality gap" in run(capsys, *fit, "--C", "0.5")
+
+
 def test_the_report_has_the_heat_maps_of_the_rule_that_was_asked_for(capsys, toy):
     fit_toy(capsys)
     report = ["report", "toy.py:task", "--data", "toy.py:data", "--store", "store", "--out", "page.html"]
@@ -320,7 +331,16 @@ def test_several_fits_ask_which(capsys, toy):
         ("fit nowhere:task --data toy.py:data --store s", "No module named 'nowhere'"),
         ("fit toy.py:tusk --data toy.py:data --store s", "toy.py has no 'tusk'; it has columns, data, dv, generator"),
         ("fit toy.py:task --data toy.py:model --store s", "`train` must be a map-style data set"),
-        ("fit toy.py:task --data toy.py:data --store s --C 0", "`C` must be a positive number; it is 0.0"),
+        ("fit toy.py:task --data toy.py:data --store s --C 0", '`C` must be a positive number, or "auto"; it is 0.0'),
+        (
+            "fit toy.py:task --data toy.py:data --store s --C much",
+            "`C` must be a positive number, or \"auto\"; it is 'much'",
+        ),
+        (
+            "fit toy.py:task --data toy.py:data --store s --C 1 --support 0.5",
+            "`support` asks for C to be found, and C=1.0",
+        ),
+        ("fit toy.py:task --data toy.py:data --store s --fit-to loss", "this version knows 'labels' and 'predictions'"),
         ("fit toy.py:task --data toy.py:data --store s --held-out half", "--held-out 'half' is neither"),
         ("fit toy.py:task --data toy.py:data --store s --held-out 2", "`held_out` is 2.0; expected"),
         ("fit toy.py:plain --data toy.py:data --store s", "give classes="),

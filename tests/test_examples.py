@@ -33,7 +33,7 @@ def test_the_example_runs_where_nothing_else_is(tmp_path):
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     explainer, fidelity, *index = run.stdout.splitlines()
-    assert explainer.startswith("Explainer(DualView(C=0.001, gap=1e-06, seed=0), 4000 training samples; gap ")
+    assert explainer.startswith("Explainer(DualView(C='auto', gap=1e-06, seed=0), 4000 training samples; C ")
     assert "status converged" in explainer
     agreement = float(re.search(r"'agreement': ([0-9.]+)", fidelity).group(1))
     assert agreement > 0.9

@@ -6,6 +6,7 @@ import typing as _typing
 from dualview._version import __version__
 from dualview.data import DualView
 from dualview.data._attribution import DataAttribution
+from dualview.data._curve import Curve
 from dualview.data._explainer import Explainer
 from dualview.data._fit import fit, open
 from dualview.data._ranking import Ranking
@@ -22,6 +23,7 @@ if _typing.TYPE_CHECKING:
     from dualview.report import write_report
 
 __all__ = [
+    "Curve",
     "DataAttribution",
     "DualView",
     "Explainer",

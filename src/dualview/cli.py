@@ -78,9 +78,20 @@ def fit(
     data: Annotated[str, typer.Option("--data", metavar="MODULE:DATASET", help="The labelled training set.")],
     store: StoreOption,
     C: Annotated[
-        float,
-        typer.Option("--C", help="Weight of the sum of losses; larger gives fewer support samples and a longer fit."),
-    ] = 1e-3,
+        str,
+        typer.Option(
+            "--C",
+            metavar="auto|NUMBER",
+            help="Weight of the sum of losses; larger gives fewer support samples. auto: the sparsest surrogate "
+            "that is about as faithful to the network as the best.",
+        ),
+    ] = "auto",
+    support: Annotated[
+        float | None, typer.Option(help="Share of support samples that C is chosen for, instead of fidelity.")
+    ] = None,
+    fit_to: Annotated[
+        str, typer.Option(help="What the surrogate learns: the labels, or the network's own predictions.")
+    ] = "labels",
     held_out: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +108,7 @@ def fit(
 ) -> None:
     """Record the training set and fit DualView."""
     explainer = dv.fit(
-        dv.DualView(C=C, gap=gap),
+        dv.DualView(C=_weight(C), support=support, fit_to=fit_to, gap=gap),
         _task(task),
         load(data),
         held_out=_held_out(held_out),
@@ -288,6 +299,13 @@ def _held_out(given: str | None) -> Any:
         raise ValueError(f"--held-out {given!r} is neither MODULE:DATASET nor a fraction of the training set") from None
 
 
+def _weight(given: str) -> float | str:
+    try:
+        return float(given)
+    except ValueError:
+        return given  # "auto", or what the method refuses
+
+
 def _label(text: str) -> int | str:
     """Return a label from the command line: a number where it is one, else the word."""
     return int(text) if text.removeprefix("-").isdecimal() else text
@@ -298,9 +316,11 @@ def _print_facts(explainer: Explainer) -> None:
     seconds = f", {facts['seconds']:.1f} s" if "seconds" in facts else ""
     print(
         f"{facts['support']} of {len(explainer.positions)} training samples are support samples "
-        f"({facts['support_share']:.1%}); relative duality gap {facts['gap']:.1e} "
+        f"({facts['support_share']:.1%}) at C={facts['C']:.3g}; relative duality gap {facts['gap']:.1e} "
         f"({facts['status']}{seconds})"
     )
+    if explainer.curve is not None:
+        print(explainer.curve)
     _print_rows(
         "agreement of surrogate and network", [{"data": name, **scores} for name, scores in explainer.fidelity.items()]
     )

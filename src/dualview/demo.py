@@ -148,5 +148,5 @@ def _print_shortcut(explainers: list[Explainer], train: mnist.Digits, test: mnis
             print(f"  Marked training images among the top {TOP} proponents of these, and of unmarked {MARKED_CLASS}s:")
         found = share_among(attribution[fooled].top(TOP).proponents.train_index, train.marked)
         usual = share_among(explainer.explain(twos, top=TOP).top(TOP).proponents.train_index, train.marked)
-        name = f"C={explainer.method.C:g}" if isinstance(explainer.method, DualView) else repr(explainer.method)
+        name = f"C={explainer.certificate['C']:.3g}"
         print(f"  {name:<12}{found:7.1%}{usual:9.1%}")

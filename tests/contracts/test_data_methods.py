@@ -158,6 +158,22 @@ def test_permuting_the_training_set_permutes_the_scores(name: str, problem, expl
 
 
 @EVERY
+def test_a_fit_does_not_see_what_is_held_out(name: str, problem, explainers):
+    """Held-out samples may choose a setting; with all settings given, as in METHODS, they change nothing."""
+    inputs, labels = problem.train
+    held_out = problem.test, torch.arange(9) % 3
+    found = fit(name, problem, held_out=held_out)
+    assert torch.equal(found.explain(problem.test).dense(), explainers[name].explain(problem.test).dense())
+    share = fit(name, problem, held_out=0.2)
+    outside = torch.ones(30, dtype=torch.bool).index_fill(0, share.positions, False)
+    assert outside.sum() == 6 and (share.explain(problem.test).dense()[:, outside] == 0).all()
+    seen = problem._replace(train=(inputs[share.positions], labels[share.positions]))
+    alone = fit(name, seen)
+    apart = share.explain(problem.test).dense()[:, share.positions] - alone.explain(problem.test).dense()
+    assert (apart.abs() <= leeway(alone, seen)).all()
+
+
+@EVERY
 def test_single_precision_is_close_to_double(name: str, problem, explainers):
     """Features differ by 1e-7 of their size, and the fit by what its gap in single precision allows."""
     model = copy.deepcopy(problem.model).float()

@@ -386,5 +386,5 @@ def test_repr(explainer):
     facts = explainer.certificate
     assert repr(explainer) == (
         "Explainer(DualView(C=0.02, gap=1e-06, seed=0), 120 training samples; "
-        f"gap {facts['gap']:.3g}, status converged, support_share {facts['support_share']:.3g})"
+        f"C 0.02, gap {facts['gap']:.3g}, status converged, support_share {facts['support_share']:.3g})"
     )

@@ -52,17 +52,26 @@ def wrong_types_are_refused_in_words() -> None:
     for name in ("C", "gap"):
         for value in (0, True, "1", None):
             message = message_of(ValueError, lambda name=name, value=value: dv.DualView(**{"C": 1.0, name: value}))
-            assert message == f"`{name}` must be a positive number; it is {value!r}", message
+            allowed = ', or "auto"' if name == "C" else ""
+            assert message == f"`{name}` must be a positive number{allowed}; it is {value!r}", message
+    for value in (0, True, "1", 1.5):
+        message = message_of(ValueError, lambda value=value: dv.DualView(support=value))
+        assert message == f"`support` must be a share above 0, up to 1; it is {value!r}", message
     assert dv.DualView(C=1) == dv.DualView(C=1.0)
     message = message_of(TypeError, lambda: dv.fit(dv.DualView, MODEL, DATA))
-    assert message.startswith("`method` must be a data method such as DualView(C=1e-3)"), message
+    assert message.startswith("`method` must be a data method such as DualView()"), message
     message = message_of(TypeError, lambda: dv.fit(dv.DualView(C=1), "resnet18", DATA))
     assert message == "`model` must be a torch.nn.Module; it is str", message
 
 
 def warnings_point_at_the_callers_line(explainer: dv.Explainer) -> None:
     inputs = torch.eye(4)[3:]
-    for call in (lambda: explainer.explain(inputs), lambda: dv.relate(explainer, inputs)):
+    out_of_reach = dv.DualView(support=1e-3)
+    for call in (
+        lambda: explainer.explain(inputs),
+        lambda: dv.relate(explainer, inputs),
+        lambda: dv.fit(out_of_reach, MODEL, DATA, progress=False),
+    ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             call()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dualview._version import __version__
 from dualview.data._attribution import DataAttribution
+from dualview.data._curve import Curve
 from dualview.data._method import DataMethod, Prepared
 from dualview.data._ranking import Ranking
 from dualview.data._topk import RunningTop
@@ -73,9 +74,14 @@ class Explainer:
         facts = ", ".join(
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self.certificate.items()
-            if name in ("gap", "status", "support_share")
+            if name in ("C", "gap", "status", "support_share")
         )
         return f"Explainer({self.method!r}, {len(self.table)} training samples; {facts})"
+
+    @property
+    def curve(self) -> Curve | None:
+        """What was seen while C was chosen; None where it was given."""
+        return Curve.of(self.certificate["curve"]) if "curve" in self.certificate else None
 
     # ── explaining ───────────────────────────────────────────────────────────────────────────────
 
@@ -110,14 +116,15 @@ class Explainer:
 
         Args:
             inputs: as for `explain`.
-            classes: output columns; by default all that have training samples.
+            classes: output columns; by default all that samples were fitted to.
             top: scores of each sign to keep for each test sample and class.
 
         Returns:
             output column → its attribution of the logit, in the order of `classes`.
         """
         rows = self._recorded(inputs)
-        columns = self.table.targets[self.positions].unique() if classes is None else classes
+        known = self.method.known_classes(self.state, self.table, self.positions)
+        columns = known if classes is None else classes
         source = self.source_of(inputs)
         task = dataclasses.replace(self.task, output=outputs.logit)
         by_class: dict[int, Rows] = {}
@@ -163,7 +170,7 @@ class Explainer:
 
     @without_autocast
     def self_influence(self) -> Float[Tensor, " train"]:
-        """Return each training sample's score for its own label's logit; zero where it has none.
+        """Return each training sample's score for the logit of the class it was fitted to; zero where it has none.
 
         High values mark samples that the surrogate must remember one by one: hard, odd or wrongly
         labelled ones.

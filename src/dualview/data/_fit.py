@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dualview.data._explainer import TRAIN_BLOCK, Explainer
-from dualview.data._method import DataMethod
+from dualview.data._method import DataMethod, HeldOut
 from dualview.data._stored_fit import Probe, check_class_names, load_explainer, record_in_store, save_explainer
 from dualview.engine.batches import batch_size_for, take_rows
 from dualview.engine.datasets import Samples, as_samples, check_inputs, spec_of, warn_if_augmented
@@ -52,12 +52,12 @@ def fit(
     The model, its mode, gradients and hooks, and the global random states are left as they were.
 
     Args:
-        method: what to fit, e.g. `dualview.DualView(C=1e-3)`.
+        method: what to fit, e.g. `dualview.DualView()`.
         task: the model and what is measured of it; a bare model takes every default.
         train: a map-style data set of labelled samples, a tuple of tensors (inputs, labels), or a
             DataLoader, whose order and batch size are not used.
-        held_out: labelled data that fidelity is measured on: a data set as `train`, or a fraction of
-            the training set, which the fit then does not see.
+        held_out: labelled data that fidelity is measured on, and that C is chosen on where it is to be
+            chosen: a data set as `train`, or a fraction of the training set, which the fit does not see.
         store: a folder (or `Store`) that keeps rows and fit; a killed recording goes on from there.
         names: a name per training sample, for people.
         transform: the evaluation transform, in place of the data set's own augmenting one.
@@ -76,11 +76,11 @@ def fit(
         StoreMismatch: the store holds another data set's rows.
 
     Example:
-        >>> explainer = fit(DualView(C=1e-3), model, (images, labels), progress=False)
+        >>> explainer = fit(DualView(), model, (images, labels), progress=False)
     """
     task = as_task(task)
     if not isinstance(method, DataMethod):
-        raise TypeError(f"`method` must be a data method such as DualView(C=1e-3); it is {method!r}")
+        raise TypeError(f"`method` must be a data method such as DualView(); it is {method!r}")
     samples = as_samples(train, name="train", transform=transform)
     if names is not None and len(names) != len(samples):
         raise ValueError(f"`names` hold {len(names)} names for {len(samples)} training samples")
@@ -94,16 +94,16 @@ def fit(
     else:
         store = store if isinstance(store, Store) else Store(Path(store))
         key, table = record_in_store(store, recorder, probe, data_id, progress=progress)
-    positions, rest, rest_positions = _held_out(held_out, recorder, table, progress)
-    state, certificate = method.fit(task, table, positions)
+    positions, rest = _held_out(held_out, recorder, table, progress)
+    state, certificate = method.fit(task, table, positions, rest)
     certificate["loss_reduction"] = probe.loss_reduction
     fidelity = {"train": _fidelity(method, state, table, positions)}
     if rest is not None:
-        fidelity["held_out"] = _fidelity(method, state, rest, rest_positions)
+        fidelity["held_out"] = _fidelity(method, state, rest.table, rest.positions)
     explainer = Explainer(
         method, task, state, table, positions, certificate, fidelity, samples,
-        held_out=None if rest is table else rest, names=names, spec=recorder.spec or {}, batch_size=batch_size,
-        progress=progress,
+        held_out=None if rest is None or rest.table is table else rest.table, names=names, spec=recorder.spec or {},
+        batch_size=batch_size, progress=progress,
     )  # fmt: skip
     if key is not None:
         assert isinstance(store, Store)
@@ -196,17 +196,17 @@ def _checked_held_out(held_out: Any, recorder: Recorder) -> Samples | float | No
 
 def _held_out(
     held_out: Samples | float | None, recorder: Recorder, table: Table, progress: bool
-) -> tuple[Tensor, Table | None, Tensor | None]:
-    """Return the positions to fit on, and the table and positions that fidelity is measured on."""
+) -> tuple[Tensor, HeldOut | None]:
+    """Return the positions to fit on, and the samples that fidelity is measured on."""
     everything = torch.arange(len(table))
     if held_out is None:
-        return everything, None, None
+        return everything, None
     if isinstance(held_out, float):
         number = min(len(table) - 1, max(1, round(held_out * len(table))))
         shuffled = torch.randperm(len(table), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
-        return shuffled[number:].sort().values, table, shuffled[:number].sort().values
+        return shuffled[number:].sort().values, HeldOut(table, shuffled[:number].sort().values)
     rest = dataclasses.replace(recorder, samples=held_out, name="held_out", spec=None)
-    return everything, rest.table(progress=progress), None
+    return everything, HeldOut(rest.table(progress=progress))
 
 
 def _fidelity(method: DataMethod, state: Any, table: Table, positions: Tensor | None) -> dict[str, float]:

@@ -27,6 +27,18 @@ class Prepared(NamedTuple):
     directions: Float[Tensor, "test cls"]
 
 
+class HeldOut(NamedTuple):
+    """Samples that a fit must not learn from; a method may choose its settings on them.
+
+    Attributes:
+        table: where they are recorded.
+        positions: their rows there, rising; None: all.
+    """
+
+    table: Table
+    positions: Int[Tensor, " row"] | None = None
+
+
 class DataMethod(ABC):
     """Attribute predictions to training samples. Subclasses are frozen dataclasses; fields are hyper-parameters.
 
@@ -40,12 +52,21 @@ class DataMethod(ABC):
         """Name what is recorded of training and of test samples."""
 
     @abstractmethod
-    def fit(self, task: Task, train: Table, positions: Int[Tensor, " train"]) -> tuple[Any, dict[str, Any]]:
+    def fit(
+        self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Fit on the rows of `train` at `positions`.
+
+        Args:
+            task: the model and what is measured of it.
+            train: the recorded training set.
+            positions: the rows to fit on, rising.
+            held_out: samples to choose settings on, where the user gave some.
 
         Returns:
             state: a NamedTuple of tensors.
-            certificate: JSON facts on how well the fit succeeded, e.g. its duality gap.
+            certificate: JSON facts on how well the fit succeeded, e.g. its duality gap; under "curve" what
+                was seen while a setting was chosen (`Curve.describe`).
         """
 
     @abstractmethod
@@ -55,6 +76,10 @@ class DataMethod(ABC):
     @abstractmethod
     def scored(self, state: Any) -> Int[Tensor, " train"]:
         """Return the training positions that can have a score other than zero, rising."""
+
+    def known_classes(self, state: Any, train: Table, positions: Int[Tensor, " train"]) -> Int[Tensor, " cls"]:
+        """Return the output columns that this fit can explain, rising: by default those with samples at `positions`."""
+        return train.targets[positions].unique()
 
     @abstractmethod
     def prepare(self, state: Any, task: Task, test: Rows) -> Prepared:
@@ -66,7 +91,7 @@ class DataMethod(ABC):
 
     @abstractmethod
     def self_scores(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
-        """Score training samples for their own label's logit."""
+        """Score training samples for the logit of the class that each was fitted to: its own label, as a rule."""
 
     def importances(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
         """Return each training sample's weight in every explanation, whatever the test sample."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dualview._display import shower
+from dualview.plotting.curve import curve_figure
 from dualview.plotting.features import features
 from dualview.plotting.neighbours import neighbours
 from dualview.plotting.relation import relation_figure
@@ -12,7 +13,7 @@ from dualview.plotting.relation import relation_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["features", "neighbours", "plot", "relation_figure"]
+__all__ = ["curve_figure", "features", "neighbours", "plot", "relation_figure"]
 
 
 def plot(result: Any, *args: Any, **settings: Any) -> Figure:
@@ -20,7 +21,7 @@ def plot(result: Any, *args: Any, **settings: Any) -> Figure:
 
     Args:
         result: what a method returned. A `DataAttribution` is drawn by `neighbours`, `Maps` by
-            `relation_figure`, a `FeatureAttribution` by `features`.
+            `relation_figure`, a `FeatureAttribution` by `features`, a `Curve` by `curve_figure`.
         *args: as that function takes them.
         **settings: as that function takes them, e.g. `test=` and `k=`.
 

@@ -107,15 +107,31 @@ def certificate_facts(explainer: Explainer) -> list[Fact]:
         asked = f" ({number(known['asked_gap'], 1)})" if "asked_gap" in known else ""
         meaning = f"{_STATUS[known['status']]}{asked}." if known["status"] in _STATUS else ""
         facts.append(Fact("Status", known["status"], meaning))
-    weight = getattr(explainer.method, "C", None)
-    if weight is not None:
+    if "distance" in known:
+        meaning = "The surrogate’s weights, as one long vector, are at most this far from the optimal ones."
+        facts.append(Fact("Distance of the weights", number(known["distance"], 2), meaning))
+    if "C" in known:
         meaning = "Weight of the training errors in the surrogate’s objective: larger values fit them harder."
-        facts.append(Fact("C", f"{weight:g}", meaning))
+        facts.append(Fact("C", f"{known['C']:.3g}", f"{meaning}{_chosen(explainer)}"))
     if "support_share" in known:
         value = f"{percent(known['support_share'])} ({count(known['support'])} samples)"
         meaning = "Share of training samples that can have a score; every other one counts exactly zero."
+        if "bound" in known:
+            meaning += f" {count(known['bound'])} of them stand at their bounds, where the margin is not kept."
         facts.append(Fact("Support", value, meaning))
     return facts
+
+
+def _chosen(explainer: Explainer) -> str:
+    """Say on which samples C was chosen, and what that does to the fidelity there."""
+    curve = explainer.curve
+    if curve is None:
+        return ""
+    if curve.by == "support":
+        return f" Chosen for a support share of {percent(curve.asked_support or 0)}."
+    if "held_out" in explainer.fidelity:
+        return " Chosen by the fidelity on the held\u2011out samples, which is a little too good for that reason."
+    return f" Chosen by the fidelity on {count(curve.num_held_out)} training samples, set aside for that."
 
 
 def fidelity_columns(explainer: Explainer) -> list[str]:

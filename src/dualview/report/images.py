@@ -7,6 +7,7 @@ import io
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image  # comes with matplotlib, which cannot do without it
 
 from dualview.engine.pictures import Picture, thumbnail
@@ -83,6 +84,13 @@ def _embedded(image: np.ndarray, alt: str, side: int) -> Shown:
 
 def _written(words: str, alt: str, length: int) -> Shown:
     return Shown(None, None, words if len(words) <= length else words[:length].rstrip() + "…", alt)
+
+
+def figure_uri(figure: Figure) -> str:
+    """Encode a figure as a link that holds it, sharp on screens with two pixels a point."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def data_uri(image: np.ndarray, photograph: bool = False) -> str:

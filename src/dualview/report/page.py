@@ -10,13 +10,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dualview._version import __version__
+from dualview.data._curve import Curve
 from dualview.data._explainer import Explainer
 from dualview.data._ranking import Ranking
 from dualview.engine.datasets import as_samples
 from dualview.engine.tables import Table
 from dualview.features.lrp import LRP
+from dualview.plotting.curve import curve_figure, title_of
 from dualview.report import facts, gallery
-from dualview.report.images import STRIP_HEIGHT, STRIP_WIDTH
+from dualview.report.images import STRIP_HEIGHT, STRIP_WIDTH, Shown, figure_uri
 from dualview.report.maps import settled
 
 
@@ -113,6 +115,7 @@ def _summary(explainer: Explainer, table: Table, errors: Ranking) -> dict[str, A
         "fidelity_columns": facts.fidelity_columns(explainer),
         "fidelity": facts.fidelity_rows(explainer),
         "verdict": facts.verdict(explainer),
+        "curve": None if explainer.curve is None else _drawn(explainer.curve),
         "classes": facts.class_rows(explainer, table, errors),
         "num_classes": explainer.num_classes,
         "num_errors": len(errors),
@@ -122,3 +125,13 @@ def _summary(explainer: Explainer, table: Table, errors: Ranking) -> dict[str, A
         "linearised": not getattr(explainer.task.single_output, "linear", False),
         "lower_is_better": getattr(explainer.task.single_output, "lower_is_better", False),
     }
+
+
+def _drawn(curve: Curve) -> Shown:
+    """Draw the choice of C; its numbers stand in the alternative text."""
+    columns = [("support", curve.support_share), *([] if curve.fidelity is None else [("fidelity", curve.fidelity)])]
+    lines = [
+        f"C = {C:.3g}: " + ", ".join(f"{name} {facts.percent(shares[entry])}" for name, shares in columns)
+        for entry, C in enumerate(curve.C)
+    ]
+    return Shown(figure_uri(curve_figure(curve)), None, None, f"{title_of(curve)}. {'; '.join(lines)}.")

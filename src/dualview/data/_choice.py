@@ -1,0 +1,307 @@
+"""Choosing C along the solution path: for fidelity to the network, or for a share of support samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dualview.data._curve import Curve
+from dualview.data._method import HeldOut
+from dualview.engine.task import class_logits
+from dualview.errors import DualViewWarning, GapWarning
+from dualview.solvers import DualSolution, path
+
+GAP = 1e-4
+FIRST = 1.0  # C·Σ‖phi_i‖² from which on rows may stop counting; below, all surrogates are alike
+LAST = 30.0  # C·mean ‖f_i − mean f‖² beyond which only rows that no C can satisfy are at their bounds
+MIN_SPREAD = 0.01  # of mean ‖phi_i‖², with which the spread is replaced where it is smaller
+SMOOTHING = 0.15  # of the decision boundary, in units of the margins' root mean square
+TOLERANCE = 0.0025  # of fidelity that sparsity may cost at most
+SPARSE = 0.95  # support share above which surrogates are all but alike, so that none is behind for its C
+NARROW = 1.02  # ratio of two C whose support shares are taken as one
+CLOSE = 0.01  # of the asked share, at which the search for it ends
+MAX_HELD_OUT = 20_000  # samples; more would cost time and say nothing more
+ASIDE, MIN_ASIDE = 0.1, 1_000
+
+BLOCK = 4096
+
+
+class Setting(NamedTuple):
+    """What is fitted, but for C.
+
+    Attributes:
+        features: "train unit".
+        targets: "train" classes.
+        weights: "train" factors of C; rows of weight zero take no part.
+        num_classes: output columns.
+        seed: of the solver.
+        low_memory: see `solvers.crammer_singer`.
+    """
+
+    features: Float[Tensor, "train unit"]
+    targets: Int[Tensor, " train"]
+    weights: Float[Tensor, " train"]
+    num_classes: int
+    seed: int
+    low_memory: bool
+
+
+class HeldRows(NamedTuple):
+    """Samples that fidelity is measured on.
+
+    Attributes:
+        values: "row unit" their features.
+        predicted: "row" the network's predictions.
+    """
+
+    values: Float[Tensor, "row unit"]
+    predicted: Int[Tensor, " row"]
+
+
+class Step(NamedTuple):
+    """One solution on the path, as far as the choice looks at it.
+
+    Attributes:
+        C: its C.
+        support_share: share of the rows that take part.
+        seconds: wall time.
+        last: whether a larger C would be in vain: no row is at its bound, or the solver made no way.
+        agreement: "row" 1 where surrogate and network predict the same class, else 0; empty without held-out rows.
+        smoothed: the same, smoothed; see `agreements`.
+    """
+
+    C: float
+    support_share: float
+    seconds: float
+    last: bool
+    agreement: Float[Tensor, " row"]
+    smoothed: Float[Tensor, " row"]
+
+
+def by_fidelity(setting: Setting, held_out: HeldRows) -> Curve:
+    """Choose the sparsest surrogate among those that are about as faithful to the network as the best.
+
+    C rises by half decades from where every row counts, until a larger one would be in vain or fidelity
+    has fallen; `sparsest` chooses.
+    """
+    first, last = _ends(setting)
+
+    def rising(steps: list[Step]) -> Iterator[float]:
+        for C in _half_decades(first, last):
+            yield C
+            if steps[-1].last or has_fallen([step.smoothed for step in steps if step.support_share < SPARSE]):
+                return
+
+    steps = _solve(setting, rising, held_out)
+    smoothed = torch.stack([step.smoothed for step in steps])
+    return _curve(steps, sparsest(smoothed, [step.support_share for step in steps]), "fidelity")
+
+
+def by_support(setting: Setting, share: float, held_out: HeldRows | None = None) -> Curve:
+    """Choose the surrogate whose support share is nearest to the one asked for.
+
+    C rises by decades until the share is below the asked one, then the last decade is halved (in log C)
+    until the share is within a hundredth of it, or two C lie so close that their supports hardly differ.
+    The share need not fall as C rises: of all that was solved the nearest is taken.
+
+    Warns:
+        DualViewWarning: the asked share lies outside of what was reached.
+    """
+    first, last = _ends(setting)
+    close = max(1 / int((setting.weights > 0).sum()), CLOSE * share)
+
+    def bracketing(steps: list[Step]) -> Iterator[float]:
+        for C in _decades(first, last):
+            yield C
+            if abs(steps[-1].support_share - share) <= close or steps[-1].last and steps[-1].support_share > share:
+                return
+            if steps[-1].support_share < share:
+                break
+        if len(steps) < 2 or steps[-1].support_share > share:
+            return
+        low, high = steps[-2].C, steps[-1].C
+        while high / low > NARROW and abs(steps[-1].support_share - share) > close:
+            yield math.sqrt(low * high)
+            low, high = (steps[-1].C, high) if steps[-1].support_share > share else (low, steps[-1].C)
+
+    steps = sorted(_solve(setting, bracketing, held_out), key=lambda step: step.C)
+    chosen = min(range(len(steps)), key=lambda entry: abs(steps[entry].support_share - share))
+    curve = _curve(steps, chosen, "support", share)
+    low, high = curve.reachable_support
+    if not low - close <= share <= high + close:
+        warnings.warn(
+            f"no C makes support={share:g} of these samples support samples: the share was from {low:.3g} to {high:.3g}"
+            f" for C from {curve.C[0]:.3g} to {curve.C[-1]:.3g}; the nearest is taken, at C={curve.C[chosen]:.3g}",
+            DualViewWarning,
+            stacklevel=6,
+        )
+    return curve
+
+
+def set_aside(targets: Int[Tensor, " train"], weights: Float[Tensor, " train"], seed: int) -> Int[Tensor, " aside"]:
+    """Draw the rows that C is chosen on where no others are held out.
+
+    They are a tenth of those that take part; more where that is less than a thousand, up to a fifth.
+    Each class keeps a row.
+
+    Raises:
+        ValueError: each class has one row.
+    """
+    rows = (weights > 0).nonzero().squeeze(1)
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    _, kept = np.unique(targets[rows].numpy(), return_index=True)
+    number = max(round(ASIDE * len(rows)), min(len(rows) // 5, MIN_ASIDE), 1)
+    spare = np.delete(rows.numpy(), kept)[: min(number, MAX_HELD_OUT)]
+    if len(spare) == 0:
+        raise ValueError(
+            'C="auto" chooses C on samples that the fit does not see, and each class has a single training sample: '
+            "give held_out=, or a number for C"
+        )
+    return torch.from_numpy(spare).sort().values
+
+
+def held_rows(held_out: HeldOut) -> HeldRows:
+    """Gather the rows that fidelity is measured on; of very many, evenly spaced ones."""
+    table = held_out.table
+    positions = torch.arange(len(table)) if held_out.positions is None else held_out.positions
+    if len(positions) > MAX_HELD_OUT:
+        positions = positions[torch.linspace(0, len(positions) - 1, MAX_HELD_OUT).long()]
+    rows = table.rows(positions)
+    return HeldRows(rows.values, class_logits(rows.outputs).argmax(1))
+
+
+# ── the rule ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def agreements(
+    logits: Float[Tensor, "row cls"], predicted: Int[Tensor, " row"]
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """Say row by row whether the surrogate predicts the network's class, sharply and smoothed.
+
+    With the margin m of the network's class over the best other one, the sharp measure is [m > 0]. The
+    smoothed one is the probability that the class survives normal noise on m, of SMOOTHING times the root
+    mean square of all m: decisions close to the boundary count in part, so that settings can be compared on
+    fewer samples.
+    """
+    own = logits.gather(1, predicted[:, None]).squeeze(1)
+    margins = own - logits.scatter(1, predicted[:, None], -torch.inf).amax(1)
+    noise = SMOOTHING * margins.square().mean().sqrt().clamp(min=torch.finfo(margins.dtype).tiny)
+    return (logits.argmax(1) == predicted).to(margins.dtype), torch.special.ndtr(margins / noise)
+
+
+def shortfalls(smoothed: Float[Tensor, "setting row"]) -> tuple[Float[Tensor, " setting"], Float[Tensor, " setting"]]:
+    """Return how far each setting is behind the best one in the mean, and the standard error of that.
+
+    The error is of the paired difference, sample by sample: two settings mostly err on the same samples, so
+    that it is far smaller than the error of either mean. Settings with NaN are never the best.
+    """
+    means = smoothed.mean(1)
+    differences = smoothed[means.nan_to_num(-torch.inf).argmax()] - smoothed
+    errors = differences.std(1) if smoothed.shape[1] > 1 else torch.zeros_like(means)
+    return differences.mean(1), errors / math.sqrt(smoothed.shape[1])
+
+
+def sparsest(smoothed: Float[Tensor, "setting row"], support_shares: Sequence[float]) -> int:
+    """Return the setting with the least support among those close to the best.
+
+    Close is: behind by at most one standard error of the paired difference, and by at most TOLERANCE. Among
+    equals in support the one that is behind least wins, then the first.
+    """
+    behind, errors = shortfalls(smoothed)
+    close = (behind <= errors.clamp(max=TOLERANCE)).nonzero().squeeze(1).tolist()
+    return min(close, key=lambda entry: (support_shares[entry], float(behind[entry])))
+
+
+def has_fallen(smoothed: Sequence[Float[Tensor, " row"]]) -> bool:
+    """Say whether the last two settings are clearly behind an earlier one: by two errors and the tolerance."""
+    if len(smoothed) < 3:
+        return False
+    behind, errors = shortfalls(torch.stack(list(smoothed)))
+    return bool((behind > (2 * errors).clamp(min=TOLERANCE))[-2:].all())
+
+
+# ── the path ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ends(setting: Setting) -> tuple[float, float]:
+    """Return the C that a path starts from, and the one it goes to at most, by the scale of the data.
+
+    What classes are told apart by is how features differ, so that the end follows their spread, not their size.
+    """
+    total, weight = 0.0, float(setting.weights.sum())
+    center = torch.zeros(setting.features.shape[1], dtype=torch.float64)
+    for rows, weights in zip(setting.features.split(BLOCK), setting.weights.split(BLOCK), strict=True):
+        total += float(((rows.double().square().sum(1) + 1) * weights).sum())
+        center += weights @ rows.double() / weight
+    spread = total - weight * (1 + float(center.square().sum()))
+    return FIRST / total, LAST * int((setting.weights > 0).sum()) / max(spread, MIN_SPREAD * total)
+
+
+def _half_decades(first: float, last: float) -> Iterator[float]:
+    """Count up 10^(k/2), from the first one above `first` to the last one below `last`."""
+    for k in range(math.ceil(2 * math.log10(first)), math.floor(2 * math.log10(last)) + 1):
+        yield 10.0 ** (k / 2)
+
+
+def _decades(first: float, last: float) -> Iterator[float]:
+    """Count up from `first` in steps of at most a decade, to `last`."""
+    while first < last:
+        yield first
+        first *= 10
+    yield last
+
+
+def _solve(setting: Setting, values: Callable[[list[Step]], Iterator[float]], held_out: HeldRows | None) -> list[Step]:
+    """Solve for one C after another, each from where the last one ended; `values` sees the steps so far."""
+    steps: list[Step] = []
+    taking_part = int((setting.weights > 0).sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GapWarning)  # of the fit itself the user is warned
+        for solution in path(
+            setting.features,
+            setting.targets,
+            values(steps),
+            gap=GAP,
+            num_classes=setting.num_classes,
+            sample_weight=setting.weights,
+            seed=setting.seed,
+            low_memory=setting.low_memory,
+        ):
+            steps.append(_step(solution, taking_part, held_out))
+    return steps
+
+
+def _step(solution: DualSolution, num_rows: int, held_out: HeldRows | None) -> Step:
+    support = len(solution.coefficients.indices()[0].unique_consecutive())
+    agreement = smoothed = torch.zeros(0, dtype=torch.float64)
+    if held_out is not None:
+        logits = [rows.double() @ solution.weights[:, :-1].T for rows in held_out.values.split(BLOCK)]
+        agreement, smoothed = agreements(torch.cat(logits) + solution.weights[:, -1], held_out.predicted)
+    last = solution.bound == 0 or solution.status != "converged"
+    return Step(solution.C, support / num_rows, solution.seconds, last, agreement, smoothed)
+
+
+def _curve(steps: Sequence[Step], chosen: int, by: str, asked_support: float | None = None) -> Curve:
+    columns = {name: tuple(getattr(step, name) for step in steps) for name in ("C", "support_share", "seconds")}
+    curve = Curve(**columns, chosen=chosen, by=by, asked_support=asked_support)  # type: ignore[arg-type]
+    agreement, smoothed = (torch.stack([getattr(step, name) for step in steps]) for name in ("agreement", "smoothed"))
+    if agreement.shape[1] == 0:
+        return curve
+    fidelity = agreement.mean(1)
+    behind, errors = shortfalls(smoothed)
+    return dataclasses.replace(
+        curve,
+        num_held_out=agreement.shape[1],
+        fidelity=tuple(fidelity.tolist()),
+        fidelity_error=tuple((fidelity * (1 - fidelity) / agreement.shape[1]).sqrt().tolist()),
+        shortfall=tuple(behind.tolist()),
+        shortfall_error=tuple(errors.tolist()),
+    )

@@ -1,0 +1,59 @@
+"""Weights of samples and of classes, in the form in which a frozen method holds them: tuples of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def sample_weights(given: Any) -> tuple[float, ...] | None:
+    """Return one weight per training sample.
+
+    Args:
+        given: a sequence, array or tensor "train", or None.
+
+    Raises:
+        ValueError: a weight is no number, negative or not finite.
+    """
+    if given is None:
+        return None
+    return tuple(_weight("sample_weight", value, f"sample {place}") for place, value in enumerate(_listed(given)))
+
+
+def class_weights(given: Any) -> str | tuple[float, ...] | tuple[tuple[int, float], ...] | None:
+    """Return the weights of classes: "balanced", one for each output column, or (column, weight) pairs by column.
+
+    Args:
+        given: "balanced", a sequence "cls", a mapping from some output columns to their weights, its pairs, or None.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if given is None or isinstance(given, str):
+        if given not in (None, "balanced"):
+            raise ValueError(
+                '`class_weight` must be "balanced", a weight for each output column, or a mapping from columns to '
+                f"weights; it is {given!r}"
+            )
+        return given
+    entries = list(given.items()) if isinstance(given, Mapping) else _listed(given)
+    if not entries:
+        return None
+    if not all(isinstance(entry, (tuple, list)) for entry in entries):
+        return tuple(_weight("class_weight", value, f"class {column}") for column, value in enumerate(entries))
+    for column, _ in entries:
+        if isinstance(column, bool) or not isinstance(column, int) or column < 0:
+            raise ValueError(f"`class_weight` maps output columns, 0, 1, ..., to weights; it names {column!r}")
+    return tuple(sorted((column, _weight("class_weight", value, f"class {column}")) for column, value in entries))
+
+
+def _listed(given: Any) -> list[Any]:
+    return given.tolist() if hasattr(given, "tolist") else list(given)
+
+
+def _weight(name: str, value: Any, of: str) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= 0):
+        raise ValueError(f"`{name}` must hold finite numbers of at least 0; that of {of} is {value!r}")
+    return float(value)
