@@ -21,7 +21,8 @@ from dualview.solvers.crammer_singer.newton_system import NewtonSystem
 from dualview.solvers.crammer_singer.problem import Floats, Ints, slices
 from dualview.solvers.crammer_singer.rows import Rows
 
-_FIRST_REACH = 16.0  # of the largest coefficient
+_FIRST_REACH = 16.0  # of the largest coefficient, but no more than
+_MOST_FIRST_REACH = 1.0
 _LAST_REACH = 1000.0
 _GROWTH = 2.0  # of the reach, from anchor to anchor
 _MOST_STEPS = 40  # of Newton's, around one anchor
@@ -31,7 +32,8 @@ _TYPICAL = 0.9  # quantile of the rows' moves: how far others are expected to mo
 _SAMPLE = 2000  # rows whose moves are looked at
 _NEAR = 1e-3  # of a margin: rows beyond it add nothing to the gap, whatever rounding does to their scores
 _PATIENCE = 12  # anchors without progress
-_TIGHTEST = 1e-10
+_CLOSE = 5.0  # times the asked gap: where the next anchor may be the last
+_TIGHT, _TIGHTEST = 1e-6, 1e-14  # share of the gap that ½|W - W(u)|² may be then
 
 
 class _Value(NamedTuple):
@@ -93,7 +95,7 @@ class ProximalNewton:
         for block in slices(len(rows)):
             self._add(np.arange(block.start, block.stop), self._coefficients[block])  # pyright: ignore[reportUnknownArgumentType]
         self._weights: Tensor = self._made
-        self._reach = min(_FIRST_REACH * float(start.max()), _LAST_REACH) or _FIRST_REACH
+        self._reach = min(_FIRST_REACH * float(start.max()), _MOST_FIRST_REACH) or _MOST_FIRST_REACH
         self._typical_move = 1.0
         self.passes = 0.0
         self.best = start
@@ -116,7 +118,8 @@ class ProximalNewton:
                 least, since = (now.gap, 0) if now.gap < 0.9 * least else (least, since + 1)
                 if now.gap <= gap:
                     self._keep_if_better()
-                    share *= 1e-2  # in vain, if W is still too far from W(u)
+                if now.gap <= _CLOSE * gap:
+                    share = min(_TIGHT, 1e-2 * share)  # less, if W is still too far from W(u)
         finally:
             if self.gap > gap:
                 self._keep_if_better()
@@ -136,7 +139,8 @@ class ProximalNewton:
         settled = self._minimise(working, share, max_passes)
         now = self._value(self._weights)
         if settled or now.dual >= before.dual:
-            self._reach = min(_LAST_REACH, self._reach * (_GROWTH if settled else math.sqrt(_GROWTH)))
+            growth = _GROWTH if settled and share == 1.0 else math.sqrt(_GROWTH)
+            self._reach = min(_LAST_REACH, self._reach * growth)
             return now
         self._coefficients[working], self._made, self._weights = kept
         self._reach /= 2 * _GROWTH

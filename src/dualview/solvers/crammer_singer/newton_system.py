@@ -202,7 +202,9 @@ class _PairInverse(_Inverse):
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """Factor in place: the matrix is as large as all else that a step needs."""
+    """Factor in place (a matrix may be as large as all else that a step needs), past rounding where it is singular."""
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    diagonal += matrix.shape[-1] * torch.finfo(matrix.dtype).eps * diagonal.amax(-1, keepdim=True)
     return torch.linalg.cholesky(matrix, out=matrix)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
 
 

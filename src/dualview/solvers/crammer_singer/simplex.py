@@ -46,7 +46,8 @@ def assess(
     """Sum the rows' losses, gap terms and alpha of the target, and write each row's margin; see the loop."""
     own = targets[:, None]
     scores.scatter_add_(1, own, scores.new_full(own.shape, -1.0))
-    below = (scores.amax(1, keepdim=True) - scores).to(torch.float64)
+    exact = scores.to(torch.float64)
+    below = exact.amax(1, keepdim=True) - exact
     simplex = -coefficients.to(torch.float64)
     simplex.scatter_add_(1, own, simplex.new_ones(own.shape))
     losses = below.gather(1, own).squeeze(1)
