@@ -97,7 +97,7 @@ def problems(draw):
     return scale * np.reshape(features, (num_rows, num_units)).astype(dtype), np.array(labels), C
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(problems(), st.integers(0, 3))
 def test_any_small_problem_is_certified(assert_certified, problem, seed):
     features, labels, C = problem

@@ -36,7 +36,8 @@ def test_assess_is_the_same_in_torch(num_classes, dtype):
     for arithmetic in (COMPILED, IN_TORCH):
         margins = torch.full((NUM_ROWS,), torch.nan, dtype=dtype)
         ends.append((arithmetic.assess(scores.clone(), targets, costs, u, margins), margins))
-    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-13)
+    # In torch a float32 difference is rounded before it is widened.
+    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-13 if dtype == torch.float64 else 1e-7)
     assert torch.equal(ends[0][1], ends[1][1])  # differences of the same two numbers
     assert 10 < ends[0][1].isinf().sum() < 50  # both kinds of row were there
 

@@ -51,12 +51,13 @@ def certify(problem: Problem, coefficients: Blocks, cut: float) -> Certificate:
     class_index: list[Ints] = []
     values: list[Floats] = []
     own, free, bound = 0.0, 0, 0
+    costs = problem.costs
     for rows, block in problem.blocks():
         targets = problem.targets[rows]
-        alpha = feasible(coefficients[rows], targets, problem.costs[rows], cut)
+        alpha = feasible(coefficients[rows], targets, costs[rows], cut)
         weights += alpha.T @ block
         owned = alpha[np.arange(len(targets)), targets]
-        entries = (alpha < 0).sum(axis=1) + (owned < problem.costs[rows])
+        entries = (alpha < 0).sum(axis=1) + (owned < costs[rows])
         own += float(owned.sum())
         free += int((entries > 1).sum())
         bound += int(((entries == 1) & (owned > 0)).sum())
@@ -66,7 +67,7 @@ def certify(problem: Problem, coefficients: Blocks, cut: float) -> Certificate:
         values.append(alpha[row, column])
     losses = 0.0
     for rows, block in problem.blocks():
-        losses += float(problem.costs[rows] @ hinge_losses(block @ weights.T, problem.targets[rows]))
+        losses += float(costs[rows] @ hinge_losses(block @ weights.T, problem.targets[rows]))
     half_norm = 0.5 * float(np.vdot(weights, weights))
     primal = half_norm + losses
     dual = own - half_norm
@@ -87,8 +88,8 @@ def feasible(coefficients: Floats, targets: Ints, costs: NDArray[np.float64], cu
     """Turn coefficients that are feasible but for rounding into alpha that are feasible exactly.
 
     Shares p/C_i = e_y - u no larger than `cut` become zero and the rest of a row's p is scaled to the sum
-    C_i again. alpha is then rounded to multiples of C_i's last binary digit: every sum of a row's entries is
-    an exact float64, so bounds and row sums hold without error, in whatever order one adds.
+    C_i again. alpha is then rounded to multiples of the last binary digit of the row's alpha_y: every sum of a
+    row's entries is an exact float64, so bounds and row sums hold without error, in whatever order one adds.
 
     Args:
         coefficients: u = alpha/C_i, "row cls".
@@ -106,7 +107,7 @@ def feasible(coefficients: Floats, targets: Ints, costs: NDArray[np.float64], cu
     taken = shares.sum(axis=1)
     at_bound = ((1.0 - coefficients[index, targets] <= cut) & (taken > 0)) | (taken >= 1.0 - _ROUNDING)
     shares *= np.where(at_bound, (1.0 - _ROUNDING) / np.where(at_bound, taken, 1.0), 1.0)[:, None]
-    digit = np.spacing(costs)
+    digit = np.spacing(np.where(at_bound | (taken == 0), costs, costs * taken))
     whole = costs / digit
     digits = np.floor(shares * whole[:, None])
     missing = np.where(at_bound, whole - digits.sum(axis=1), 0.0)

@@ -91,9 +91,8 @@ class ProximalNewton:
         self._system = NewtonSystem(self._arithmetic)
         self._coefficients: Tensor = torch.as_tensor(start.astype(np.float64))
         self._margins = torch.zeros(len(rows), dtype=torch.float64)
-        self._made = torch.zeros(rows.num_classes, rows.width, dtype=torch.float64)
-        for block in slices(len(rows)):
-            self._add(np.arange(block.start, block.stop), self._coefficients[block])  # pyright: ignore[reportUnknownArgumentType]
+        self._made: Tensor
+        self._make()
         self._weights: Tensor = self._made
         self._reach = min(_FIRST_REACH * float(start.max()), _MOST_FIRST_REACH) or _MOST_FIRST_REACH
         self._typical_move = 1.0
@@ -110,19 +109,20 @@ class ProximalNewton:
         now, least, since, share = _Value(self.gap, -math.inf), math.inf, 0, 1.0
         try:
             while self.gap > gap:
-                if self.passes >= max_passes:
-                    return "limit"
-                if since > _PATIENCE or share < _TIGHTEST:
-                    return "stalled"
+                ended = self.passes >= max_passes
+                if ended or since > _PATIENCE or share < _TIGHTEST:
+                    self._keep_if_better()
+                    return "limit" if ended else "stalled"
                 now = self._advance(now, share, max_passes)
                 least, since = (now.gap, 0) if now.gap < 0.9 * least else (least, since + 1)
                 if now.gap <= gap:
                     self._keep_if_better()
                 if now.gap <= _CLOSE * gap:
                     share = min(_TIGHT, 1e-2 * share)  # less, if W is still too far from W(u)
-        finally:
-            if self.gap > gap:
-                self._keep_if_better()
+        except KeyboardInterrupt:  # amid a change of the one but not the other
+            self._make()
+            self._keep_if_better()
+            raise
         return "reached"
 
     def _keep_if_better(self) -> None:
@@ -259,6 +259,13 @@ class ProximalNewton:
         for block in slices(len(rows)):
             scores[block] = torch.as_tensor(self._rows[rows[block]]).to(dtype) @ narrow
         return scores
+
+    def _make(self) -> None:
+        """Make W(u) anew."""
+        self._made = torch.zeros(self._rows.num_classes, self._rows.width, dtype=torch.float64)
+        for block in slices(len(self._rows)):
+            index: Ints = np.arange(block.start, block.stop)
+            self._add(index, self._coefficients[block])
 
     def _add(self, rows: Ints, change: Tensor) -> None:
         """Add to W(u) what a change of these rows' u makes."""

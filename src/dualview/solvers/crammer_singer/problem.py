@@ -42,9 +42,9 @@ class Problem:
         largest: magnitude of the largest feature.
         classes: the labels that occur, ascending; "class" below means a position in here.
         targets: class of each row.
-        costs: C_i, the weight of each row's loss.
+        weights: of each row's loss, as a factor of C.
         num_classes: columns of the solution, occurring or not.
-        C: weight of the sum of losses, a factor of `costs`.
+        C: weight of the sum of losses.
     """
 
     features: Floats
@@ -53,12 +53,17 @@ class Problem:
     largest: float
     classes: Ints
     targets: Ints
-    costs: NDArray[np.float64]
+    weights: NDArray[np.float64]
     num_classes: int
     C: float
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def costs(self) -> NDArray[np.float64]:
+        """C_i, the weight of each row's loss; made anew in each use."""
+        return self.weights * self.C
 
     def at(self, C: float) -> Problem:
         """Return the problem with another C.
@@ -68,7 +73,7 @@ class Problem:
         """
         if not (math.isfinite(C) and C > 0):
             raise ValueError(f"C must be a positive, finite number; got {C}")
-        scaled = replace(self, costs=self.costs * (C / self.C), C=float(C))
+        scaled = replace(self, C=float(C))
         if not scaled.fits(np.dtype(np.float64)):
             raise ValueError(
                 f"C = {C} and features of magnitude up to {self.largest:.3g} overflow float64 when multiplied; rescale "
@@ -196,6 +201,7 @@ def _floating(features: Any) -> Floats:
         values = values.astype(np.float32)
     if values.dtype.name not in ("float32", "float64"):
         raise ValueError(f"features must be floating-point numbers; got {values.dtype}")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.ndim != 2:
         raise ValueError(f"features must have the axes (train, unit); got shape {values.shape}")
     if values.size == 0:

@@ -97,9 +97,11 @@ class _Run:
         self._passes, self._seconds = 0.0, dict[str, float]()
         self._certificate: Certificate | None = None
         self.best: Coefficients | None = None
+        self._at_hand: Coefficients | None = None  # what an interruption would otherwise lose
 
     def solve(self, start: Coefficients | None) -> str:
         """Run one algorithm after another until the gap is reached; return the status."""
+        self._at_hand = start
         try:
             if not simplex.has_numba():
                 return self._newton(start)
@@ -107,6 +109,8 @@ class _Run:
                 return self._by_ascent(start)
             return self._by_newton(self._prepared() if start is None else start)
         except KeyboardInterrupt:
+            if self._at_hand is not None:
+                self._consider(self._at_hand)
             return "interrupted"
 
     def _by_ascent(self, start: Coefficients | None) -> str:
@@ -167,11 +171,14 @@ class _Run:
         try:
             ascent = self._ascent(None, self._narrowest)
             started = time.perf_counter()
-            ascent.run(_FIRST_GAP, float(self._max_epochs), _PATIENCE[ascent.dtype])
-            self._book(ascent.regime, started, ascent.passes)
-            return ascent.best * (self._rows.problem.C / at_C.problem.C)
+            try:
+                ascent.run(_FIRST_GAP, float(self._max_epochs), _PATIENCE[ascent.dtype])
+            finally:
+                self._book(ascent.regime, started, ascent.passes)
+                self._at_hand = ascent.best * (self._rows.problem.C / at_C.problem.C)
         finally:
             self._rows = at_C
+        return self._at_hand
 
     def _ascent(self, start: Coefficients | None, dtype: np.dtype[Any]) -> SequentialAscent | ClassListAscent:
         if self._rows.num_classes < _SEVERAL:
