@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from dualview.errors import GapWarning
 from dualview.solvers import crammer_singer
 from dualview.solvers.crammer_singer import regimes, simplex
 from dualview.solvers.crammer_singer.certificate import certify
@@ -190,3 +192,11 @@ def test_large_C_times_norm(num_rows, scale, C, assert_certified):
     solution = crammer_singer(features, labels, C=C)
     assert_certified(solution, features, labels, C)
     assert solution.status == "converged"
+
+
+def test_the_dual_may_grow_for_long_while_the_gap_stays_near_one():
+    features = 100 * np.random.default_rng(0).normal(size=(10, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GapWarning)  # the last digits are out of float64's reach here
+        solution = crammer_singer(features, np.arange(10) % 3, C=1e3)
+    assert solution.gap < 1e-4 and solution.epochs < 5_000

@@ -50,9 +50,12 @@ def crammer_singer(
     D ≤ optimum ≤ P whatever the solver did, and ‖W - W*‖ ≤ √(2(P - D)). alpha itself has no such bound
     and need not be unique.
 
-    The dual is ascended row by row, each row's subproblem solved exactly; rows that stand firmly at
-    their bounds are left alone between two evaluations of the gap. The time to a given gap grows with
-    C·‖phi‖²: where that is far above 1 the last digits come slowly.
+    Three algorithms share the work, and `regime` says which did. "sequential": the dual is ascended row by
+    row, each row's subproblem solved exactly, while rows that stand firmly at their bounds are left alone; it
+    is all that is needed where C·‖phi‖² is about 1 or less. "class lists": the same, where classes are many,
+    over the few classes that may matter to each row. "newton": proximal-point steps with semismooth Newton
+    inside, from where one of the others began, for larger C and for the last digits. Without numba Newton's
+    steps do it all.
 
     Coefficients below a millionth of the largest one are set to zero where the gap allows.
 
@@ -71,9 +74,9 @@ def crammer_singer(
             A row of weight zero takes no part, as if it were not there.
         class_weight: "cls" factor of the losses of each class, a mapping from some labels to theirs, or "balanced":
             rows / (classes × rows of the class).
-        dtype: torch.float32 or torch.float64, the precision of the solver's arithmetic (never that of the
-            certificate). None: that of the features, and float64 arithmetic on the same copy where
-            float32 ends above `gap`; this costs time, and memory for the coefficients, not the features.
+        dtype: torch.float32 or torch.float64, the precision of the rows and of the ascent over them (Newton's
+            steps decide, and the certificate is evaluated, in float64). None: that of the features, and where a
+            float32 ascent ends above `gap`, Newton's steps or float64 arithmetic go on from there.
         seed: decides the order in which rows are visited. The same seed gives the same bits.
         low_memory: make no copy of the features; each pass then gathers its rows from them as they are.
 

@@ -106,7 +106,7 @@ class ProximalNewton:
         Returns:
             "reached", "limit" (of passes) or "stalled".
         """
-        now, least, since, share = _Value(self.gap, -math.inf), math.inf, 0, 1.0
+        now, best, since, share = _Value(self.gap, -math.inf), _Value(math.inf, 0.0), 0, 1.0
         try:
             while self.gap > gap:
                 ended = self.passes >= max_passes
@@ -114,7 +114,10 @@ class ProximalNewton:
                     self._keep_if_better()
                     return "limit" if ended else "stalled"
                 now = self._advance(now, share, max_passes)
-                least, since = (now.gap, 0) if now.gap < 0.9 * least else (least, since + 1)
+                progress = now.gap < 0.9 * best.gap or now.dual > 1.1 * best.dual  # the gap may stay near 1 for long
+                since = 0 if progress else since + 1
+                if progress:
+                    best = _Value(min(now.gap, best.gap), max(now.dual, best.dual))
                 if now.gap <= gap:
                     self._keep_if_better()
                 if now.gap <= _CLOSE * gap:
@@ -264,14 +267,14 @@ class ProximalNewton:
         """Make W(u) anew."""
         self._made = torch.zeros(self._rows.num_classes, self._rows.width, dtype=torch.float64)
         for block in slices(len(self._rows)):
-            index: Ints = np.arange(block.start, block.stop)
-            self._add(index, self._coefficients[block])
+            self._add(block, self._coefficients[block])
 
-    def _add(self, rows: Ints, change: Tensor) -> None:
+    def _add(self, rows: slice | Ints, change: Tensor) -> None:
         """Add to W(u) what a change of these rows' u makes."""
         change = change * self._costs[rows][:, None]
-        for block in slices(len(rows)):
-            self._made += change[block].T @ torch.as_tensor(self._rows[rows[block]]).to(torch.float64)
+        for block in slices(len(change)):
+            part = slice(rows.start + block.start, rows.start + block.stop) if isinstance(rows, slice) else rows[block]
+            self._made += change[block].T @ torch.as_tensor(self._rows[part]).to(torch.float64)
 
 
 def _length(slope_at: Callable[[float], float], slope: float) -> float:

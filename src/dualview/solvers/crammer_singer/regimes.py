@@ -29,6 +29,7 @@ _DENSE = 1_000_000  # coefficients up to which Newton's steps may follow then
 _SMALL = 1.0  # C·|phi|² up to which the sequential ascent ends by itself before Newton's steps would
 _FIRST = 5.0  # C·|phi|² at which the sequential ascent prepares them
 _FIRST_GAP = 2e-2
+_FARTHEST = 10.0  # times a solved C: where the ascent prepares Newton's steps better than that solution
 _PATIENCE = {FLOAT32: Patience(5, dual=1e-3, gap=0.95), FLOAT64: Patience(5, dual=1e-9, gap=0.95)}
 _PATIENCE_BEFORE_MORE = Patience(3, dual=0.05, gap=0.5)
 
@@ -78,12 +79,26 @@ class Solver:
             raise ValueError("dtype=torch.float32 would overflow with this C and these features; use torch.float64")
         run = _Run(rows, self._gap, self._max_epochs, self._dtype)
         with threadpool_limits(1):
-            status = run.solve(None if self._last is None else _scaled(*self._last, C))
+            status = run.solve(self._start(C))
             self._last, solution = None, run.solution(status, self._preparing)
         self._preparing = 0.0
         if run.best is not None:
             self._last = run.best, solution
         return solution
+
+    def _start(self, C: float) -> Coefficients | None:
+        """Return u for the multiple of the last alpha with the largest dual that is feasible at this C.
+
+        None where there is no last one, or one so far below that a start made for this C is better.
+        """
+        if self._last is None:
+            return None
+        coefficients, last = self._last
+        if self._rows.at(C).scale > _FIRST and last.C * _FARTHEST < C * min(1.0, _FIRST / self._rows.at(C).scale):
+            return None
+        sq_norm = float(last.weights.square().sum())
+        best = (last.dual + sq_norm / 2) / sq_norm if sq_norm > 0 else 1.0
+        return coefficients * min(best * last.C / C, 1.0)
 
 
 class _Run:
@@ -118,7 +133,7 @@ class _Run:
         if start is None and self._rows.scale > _FIRST:
             start = self._prepared()
         status = self._ascend(start, self._narrowest)
-        if status == "stalled" and self._rows.num_classes <= _MANY and self._dtype is None:
+        if status == "stalled" and self._rows.num_classes <= _MANY:
             return self._by_newton(self.best)
         if status == "stalled" and self._may_widen:
             status = self._ascend(self.best, FLOAT64)
@@ -232,13 +247,6 @@ class _Run:
     def _book(self, regime: str, started: float, passes: float) -> None:
         self._seconds[regime] = self._seconds.get(regime, 0.0) + time.perf_counter() - started
         self._passes += passes
-
-
-def _scaled(coefficients: Coefficients, solution: DualSolution, C: float) -> Coefficients:
-    """Return u at another C for the multiple of alpha with the largest dual that is feasible there."""
-    sq_norm = float(solution.weights.square().sum())
-    best = (solution.dual + sq_norm / 2) / sq_norm if sq_norm > 0 else 1.0
-    return coefficients * min(best * solution.C / C, 1.0)
 
 
 def _certificate(rows: Rows, ordered: Coefficients, gap: float) -> Certificate:
