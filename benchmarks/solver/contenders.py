@@ -83,10 +83,10 @@ class WholePath(Contender):
     def __init__(self, data: Labelled, C: float) -> None:
         super().__init__(data, C)
         Ours(data, C)  # compiles
-        solvers.path(self.features[:2_000], self.labels[:2_000], list(PATH), gap=1e-2)
+        list(solvers.path(self.features[:2_000], self.labels[:2_000], list(PATH), gap=1e-2))
 
     def fit(self) -> None:
-        self.solutions = solvers.path(self.features, self.labels, list(PATH), gap=PATH_GAP)
+        self.solutions = list(solvers.path(self.features, self.labels, list(PATH), gap=PATH_GAP))
 
     def report(self) -> dict:
         return {"gap": max(solution.gap for solution in self.solutions)}
