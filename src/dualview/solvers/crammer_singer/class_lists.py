@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from dualview.solvers.crammer_singer.problem import BLOCK_ROWS, Floats, Ints, slices
 from dualview.solvers.crammer_singer.rows import Rows
-from dualview.solvers.crammer_singer.sequential import Patience
+from dualview.solvers.crammer_singer.sequential import Patience, Progress
 
 _SWEEP_ROWS = 64  # their mutual products cost as much as so many classes
 _LONGEST_RUN = 200  # passes over the rows in play between two evaluations
@@ -139,7 +138,6 @@ class ClassListAscent:
         best: u of the best evaluation so far, in the order of the rows.
         gap: its relative gap, as the arithmetic's precision sees it; 1 before the first evaluation.
         passes: passes over the training rows so far; part of the rows counts in part, an evaluation as one.
-        compiling: seconds spent in making the loops ready.
     """
 
     regime: ClassVar[str] = "class lists"
@@ -157,20 +155,13 @@ class ClassListAscent:
         self._accumulate = loop("accumulate")
         self._rows = rows
         self._random = rows.random.integers(1, 2**64, 1, np.uint64)
-        self.gap, self.passes, self.compiling = 1.0, 0.0, 0.0
+        self.gap, self.passes = 1.0, 0.0
         self._run_length, self._reach, self._list_gap = 2, _FIRST_REACH, 0.0
         self._last: _Evaluation | None = None
         given = start or SparseRows(
             np.arange(len(rows) + 1), rows.targets.astype(np.int32), np.zeros(len(rows)), rows.num_classes
         )
         self.best = given.astype(dtype)
-        self._prepare()
-        if start is not None:
-            self._evaluate()
-
-    def _prepare(self) -> None:
-        """Set up the arithmetic in the precision of the best coefficients."""
-        started = time.perf_counter()
         self._lists = self.best.astype(self.dtype)
         self._weights = np.zeros((self._rows.num_classes, self._rows.width), self.dtype)
         self._costs = self._rows.costs.astype(self.dtype)
@@ -182,19 +173,13 @@ class ClassListAscent:
         self._select_rows(none, _Growing(0, self.dtype))
         self._accumulate_rows(none, np.zeros(self._weights.shape))
         self._visit(np.arange(0), 0, 0.0)
-        self.compiling += time.perf_counter() - started
+        if start is not None:
+            self._evaluate()
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Precision of the arithmetic."""
         return self.best.values.dtype
-
-    def widen(self) -> None:
-        """Go on in float64 from the best coefficients; the rows stay as they are, and are widened in use."""
-        self.best = self.best.astype(np.dtype(np.float64))
-        self._prepare()
-        self.gap, self._last = 1.0, None
-        self._evaluate()
 
     def run(self, gap: float, max_passes: float, patience: Patience) -> str:
         """Ascend until the best relative gap is at most `gap`.
@@ -207,7 +192,7 @@ class ClassListAscent:
         Returns:
             "reached", "limit" (of passes) or "stalled".
         """
-        gaps, duals = [self.gap], [0.0]
+        progress = Progress(self.gap)
         while self.gap > gap:
             if self.passes >= max_passes:
                 return "limit"
@@ -216,13 +201,8 @@ class ClassListAscent:
             else:
                 self._ascend_awhile(self._last, gap)
             now = self._evaluate()
-            gaps.append(self.gap)
-            duals.append(max(now.dual, duals[-1]))
-            if len(gaps) > patience.evaluations:
-                before = -1 - patience.evaluations
-                enough = patience.dual * min(duals[-1], gaps[-1] * now.primal)
-                if duals[-1] - duals[before] < enough and gaps[-1] > patience.gap * gaps[before]:
-                    return "stalled"
+            if progress.is_too_slow(self.gap, now.dual, now.primal, patience):
+                return "stalled"
         return "reached"
 
     def _sweep(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -82,6 +82,8 @@ class ProximalNewton:
         gap: its relative gap.
         passes: passes over the rows so far; part of the rows counts in part.
     """
+
+    regime: ClassVar[str] = "newton"
 
     def __init__(self, rows: Rows, *, start: Floats, compiled: bool | None = None) -> None:
         self._rows = rows

@@ -79,22 +79,23 @@ class Solver:
             raise ValueError("dtype=torch.float32 would overflow with this C and these features; use torch.float64")
         run = _Run(rows, self._gap, self._max_epochs, self._dtype)
         with threadpool_limits(1):
-            status = run.solve(self._start(C))
+            status = run.solve(self._start(rows))
             self._last, solution = None, run.solution(status, self._preparing)
         self._preparing = 0.0
         if run.best is not None:
             self._last = run.best, solution
         return solution
 
-    def _start(self, C: float) -> Coefficients | None:
-        """Return u for the multiple of the last alpha with the largest dual that is feasible at this C.
+    def _start(self, rows: Rows) -> Coefficients | None:
+        """Return u for the multiple of the last alpha with the largest dual that is feasible at the rows' C.
 
         None where there is no last one, or one so far below that a start made for this C is better.
         """
         if self._last is None:
             return None
         coefficients, last = self._last
-        if self._rows.at(C).scale > _FIRST and last.C * _FARTHEST < C * min(1.0, _FIRST / self._rows.at(C).scale):
+        C, scale = rows.problem.C, rows.scale
+        if scale > _FIRST and last.C * _FARTHEST < C * _FIRST / scale:
             return None
         sq_norm = float(last.weights.square().sum())
         best = (last.dual + sq_norm / 2) / sq_norm if sq_norm > 0 else 1.0
@@ -181,47 +182,31 @@ class _Run:
 
     def _prepared(self) -> Coefficients:
         """Ascend at a C that is small enough for it, and return the coefficients as a start at the larger one."""
-        at_C = self._rows
-        self._rows = at_C.at(at_C.problem.C * min(1.0, _FIRST / at_C.scale))
+        C = self._rows.problem.C
+        smaller = self._rows.at(C * min(1.0, _FIRST / self._rows.scale))
+        ascent = self._ascent(smaller, None, self._narrowest)
+        started = time.perf_counter()
         try:
-            ascent = self._ascent(None, self._narrowest)
-            started = time.perf_counter()
-            try:
-                ascent.run(_FIRST_GAP, float(self._max_epochs), _PATIENCE[ascent.dtype])
-            finally:
-                self._book(ascent.regime, started, ascent.passes)
-                self._at_hand = ascent.best * (self._rows.problem.C / at_C.problem.C)
+            ascent.run(_FIRST_GAP, float(self._max_epochs), _PATIENCE[ascent.dtype])
         finally:
-            self._rows = at_C
+            self._book(ascent.regime, started, ascent.passes)
+            self._at_hand = ascent.best * (smaller.problem.C / C)
         return self._at_hand
 
-    def _ascent(self, start: Coefficients | None, dtype: np.dtype[Any]) -> SequentialAscent | ClassListAscent:
-        if self._rows.num_classes < _SEVERAL:
-            return SequentialAscent(self._rows, dtype=dtype, start=cast("Floats | None", start))
+    def _ascent(
+        self, rows: Rows, start: Coefficients | None, dtype: np.dtype[Any]
+    ) -> SequentialAscent | ClassListAscent:
+        if rows.num_classes < _SEVERAL:
+            return SequentialAscent(rows, dtype=dtype, start=cast("Floats | None", start))
         if start is not None and not isinstance(start, SparseRows):
-            start = sparse_rows(start, self._rows.targets)
-        return ClassListAscent(self._rows, dtype=dtype, start=start)
+            start = sparse_rows(start, rows.targets)
+        return ClassListAscent(rows, dtype=dtype, start=start)
 
     def _ascend(self, start: Coefficients | None, dtype: np.dtype[Any]) -> str:
         """Ascend row by row, over all classes or lists of them; return how it ended."""
-        ascent = self._ascent(start, dtype)
+        ascent = self._ascent(self._rows, start, dtype)
         patience = _PATIENCE_BEFORE_MORE if dtype == FLOAT32 and self._may_widen else _PATIENCE[dtype]
-        started, target = time.perf_counter(), self._gap
-        try:
-            while True:
-                status = ascent.run(target, self._max_epochs - self._passes, patience)
-                if self._consider(ascent.best) <= self._gap:
-                    return "converged"
-                if status == "reached":  # so it seemed in this precision
-                    target, status = target / 2, "stalled"
-                    if target > self._gap / 100:
-                        continue
-                return status
-        except KeyboardInterrupt:
-            self._consider(ascent.best)
-            raise
-        finally:
-            self._book(ascent.regime, started, ascent.passes)
+        return self._drive(ascent, time.perf_counter(), patience)
 
     def _newton(self, start: Coefficients | None) -> str:
         """Take Newton's steps; return how they ended."""
@@ -229,20 +214,28 @@ class _Run:
         if isinstance(start, SparseRows):
             start = start[slice(None)]
         newton = ProximalNewton(self._rows, start=self._nothing() if start is None else start)
+        return self._drive(newton, started)
+
+    def _drive(
+        self, algorithm: SequentialAscent | ClassListAscent | ProximalNewton, started: float, *patience: Patience
+    ) -> str:
+        """Run an algorithm to ever smaller gaps until the certificate's is small enough; return how it ended."""
         target = self._gap
         try:
             while True:
-                status = newton.run(target, self._max_epochs - self._passes)
-                if self._consider(newton.best) <= self._gap:
+                status = algorithm.run(target, self._max_epochs - self._passes, *patience)
+                if self._consider(algorithm.best) <= self._gap:
                     return "converged"
-                target /= 2
-                if status != "reached" or target < self._gap / 100:
-                    return "stalled" if status == "reached" else status
+                if status != "reached":
+                    return status
+                target /= 2  # so it seemed, in its own arithmetic
+                if target <= self._gap / 100:
+                    return "stalled"
         except KeyboardInterrupt:
-            self._consider(newton.best)
+            self._consider(algorithm.best)
             raise
         finally:
-            self._book("newton", started, newton.passes)
+            self._book(algorithm.regime, started, algorithm.passes)
 
     def _book(self, regime: str, started: float, passes: float) -> None:
         self._seconds[regime] = self._seconds.get(regime, 0.0) + time.perf_counter() - started

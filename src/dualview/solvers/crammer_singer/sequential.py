@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,9 +29,25 @@ class Patience(NamedTuple):
     gap: float
 
 
-class _Progress(NamedTuple):
-    gap: float  # the smallest so far
-    dual: float  # the largest so far
+class Progress:
+    """The smallest gap and the largest dual so far, at one evaluation after another.
+
+    Args:
+        gap: before the first evaluation.
+    """
+
+    def __init__(self, gap: float) -> None:
+        self._gaps, self._duals = [gap], [0.0]
+
+    def is_too_slow(self, gap: float, dual: float, primal: float, patience: Patience) -> bool:
+        """Note the smallest gap so far and the values of an evaluation; return whether to give up."""
+        self._gaps.append(gap)
+        self._duals.append(max(dual, self._duals[-1]))
+        if len(self._gaps) <= patience.evaluations:
+            return False
+        before = -1 - patience.evaluations
+        enough = patience.dual * min(self._duals[-1], gap * primal)
+        return self._duals[-1] - self._duals[before] < enough and gap > patience.gap * self._gaps[before]
 
 
 class _Evaluation(NamedTuple):
@@ -54,7 +69,6 @@ class SequentialAscent:
         best: u of the best evaluation so far, "row cls" in the order of the rows.
         gap: its relative gap, as the arithmetic's precision sees it; 1 before the first evaluation.
         passes: passes over the training rows so far; part of the rows counts in part, an evaluation as one.
-        compiling: seconds spent in making the loops ready.
     """
 
     regime: ClassVar[str] = "sequential"
@@ -65,19 +79,12 @@ class SequentialAscent:
         self._rows = rows
         self._random = rows.random.integers(1, 2**64, 1, np.uint64)
         self._loops = (_loop.ascend, _loop.assess) if compiled else (_loop.ascend.py_func, _loop.assess.py_func)
-        self.gap, self.passes, self.compiling = 1.0, 0.0, 0.0
+        self.gap, self.passes = 1.0, 0.0
         self._last_gap, self._run_length = 1.0, 2
         if start is None:
             self.best = np.zeros((len(rows), rows.num_classes), dtype)
         else:
             self.best = start.astype(dtype)
-        self._prepare()
-        if start is not None:
-            self.gap = self._evaluate().gap
-
-    def _prepare(self) -> None:
-        """Set up the arithmetic in the precision of the best coefficients."""
-        started = time.perf_counter()
         self._coefficients = self.best.copy()
         self._weights = np.zeros((self._rows.num_classes, self._rows.width), self.best.dtype)
         self._margins = np.zeros(len(self._rows), self.best.dtype)
@@ -85,18 +92,13 @@ class SequentialAscent:
         self._sq_norms = self._rows.sq_norms.astype(self.best.dtype)
         self._ascend(np.arange(0), 0, 1, math.inf)  # compiles
         self._assess(slice(0, 0))
-        self.compiling += time.perf_counter() - started
+        if start is not None:
+            self.gap = self._evaluate().gap
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Precision of the arithmetic."""
         return self.best.dtype
-
-    def widen(self) -> None:
-        """Go on in float64 from the best coefficients; the rows stay as they are, and are widened in use."""
-        self.best = self.best.astype(np.float64)
-        self._prepare()
-        self.gap = self._evaluate().gap
 
     def run(self, gap: float, max_passes: float, patience: Patience) -> str:
         """Ascend until the best relative gap is at most `gap`.
@@ -109,7 +111,7 @@ class SequentialAscent:
         Returns:
             "reached", "limit" (of passes) or "stalled".
         """
-        history = [_Progress(self.gap, 0.0)]
+        progress = Progress(self.gap)
         while self.gap > gap:
             if self.passes >= max_passes:
                 return "limit"
@@ -118,12 +120,8 @@ class SequentialAscent:
             if now.gap < self.gap:
                 self.gap = now.gap
                 np.copyto(self.best, self._coefficients)
-            history.append(_Progress(self.gap, max(now.dual, history[-1].dual)))
-            if len(history) > patience.evaluations:
-                before, last = history[-1 - patience.evaluations], history[-1]
-                enough = patience.dual * min(last.dual, last.gap * now.primal)
-                if last.dual - before.dual < enough and last.gap > patience.gap * before.gap:
-                    return "stalled"
+            if progress.is_too_slow(self.gap, now.dual, now.primal, patience):
+                return "stalled"
         return "reached"
 
     def _ascend_awhile(self) -> None:
