@@ -150,10 +150,11 @@ def test_optimum_by_enumeration_of_the_active_sets(num_rows, num_classes, num_un
     assert found is not None
     weights, primal, dual = found
     assert primal == pytest.approx(dual, rel=1e-7)  # P takes C times the rounding of the weights
-    solution = crammer_singer(features, labels, C=C, gap=1e-12)
+    gap = 1e-12 if C < 100 else 1e-11  # which rounding may keep it from, at the largest
+    solution = crammer_singer(features, labels, C=C, gap=gap)
     assert_certified(solution, features, labels, C)
     assert solution.primal == pytest.approx(dual, rel=1e-10) and solution.dual == pytest.approx(dual, rel=1e-10)
-    assert np.linalg.norm(solution.weights.numpy() - weights) <= 1.5e-6 * np.linalg.norm(weights)  # √(2·1e-12)
+    assert np.linalg.norm(solution.weights.numpy() - weights) <= 1.1 * math.sqrt(2 * gap) * np.linalg.norm(weights)
 
 
 @pytest.mark.parametrize("C", [0.1, 5.0])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dualview.solvers.crammer_singer import newton_system, simplex
-from dualview.solvers.crammer_singer.newton_system import NewtonSystem
+from dualview.solvers.crammer_singer.newton_system import FreeRows, NewtonSystem
 
 ARITHMETIC = [simplex.arithmetic(compiled=True), simplex.arithmetic(compiled=False)]
 
@@ -21,6 +21,19 @@ def system(num_rows, width, num_classes, seed=0, most=None, dtype=torch.float64)
     return torch.as_tensor(rows).to(dtype), torch.as_tensor(inside), torch.as_tensor(weights), torch.as_tensor(gradient)
 
 
+def placed(rows):
+    """The same rows, here and there in a matrix that holds others."""
+    matrix = torch.full((3 * len(rows) + 1, rows.shape[1]), torch.nan, dtype=rows.dtype)
+    index = 1 + 3 * torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    matrix[index] = rows
+    return FreeRows(matrix, index)
+
+
+def solved(newton, given):
+    rows, *others = given
+    return newton.solve(placed(rows), *others)
+
+
 def dense(rows, inside, weights):
     """I + Σ_i weight_i (diag(inside_i) - inside_i inside_iᵀ/|inside_i|) ⊗ phi_i phi_iᵀ."""
     rows, inside = rows.double().numpy(), inside.double().numpy()
@@ -34,7 +47,7 @@ def dense(rows, inside, weights):
 @pytest.mark.parametrize("num_classes", [2, 3, 7])
 def test_hessian_times_a_step(arithmetic, num_classes):
     rows, inside, weights, step = system(15, 4, num_classes)
-    found = newton_system._Hessian(rows, inside, weights, arithmetic).times(step)
+    found = newton_system._Hessian(placed(rows), inside, weights, arithmetic).times(step)
     np.testing.assert_allclose(
         found.ravel(), dense(rows, inside, weights) @ step.numpy().ravel(), rtol=1e-11, atol=1e-11
     )
@@ -55,14 +68,14 @@ def test_directions_are_an_orthonormal_basis():
 def test_exact_inverses(kind, dtype):
     """Whatever the rows' precision: the factors are of float64."""
     rows, inside, weights, residual = system(12, 5, 4, seed=2, dtype=dtype)
-    inverse = getattr(newton_system, kind)(newton_system._Hessian(rows, inside, weights, ARITHMETIC[0]))
+    inverse = getattr(newton_system, kind)(newton_system._Hessian(placed(rows), inside, weights, ARITHMETIC[0]))
     expected = np.linalg.solve(dense(rows, inside, weights), residual.numpy().ravel())
     np.testing.assert_allclose(inverse.times(residual).ravel(), expected, rtol=1e-10, atol=1e-11)
 
 
 def test_block_inverse_inverts_the_diagonal_blocks():
     rows, inside, weights, residual = system(30, 5, 4, seed=3)
-    inverse = newton_system._BlockInverse(newton_system._Hessian(rows, inside, weights, ARITHMETIC[0]))
+    inverse = newton_system._BlockInverse(newton_system._Hessian(placed(rows), inside, weights, ARITHMETIC[0]))
     whole = dense(rows, inside, weights).reshape(4, 5, 4, 5)
     expected = [np.linalg.solve(whole[k, :, k], residual[k].numpy()) for k in range(4)]
     np.testing.assert_allclose(inverse.times(residual), expected, rtol=1e-5, atol=1e-6)  # preconditions, no more
@@ -86,7 +99,7 @@ SIZES = {"_PairInverse": (4, 30, 3), "_WholeInverse": (200, 4, 3)}
 def test_small_systems_are_solved_exactly(kind, arithmetic):
     given = system(*SIZES[kind], seed=4)
     newton = NewtonSystem(arithmetic)
-    assert of_precision(newton.solve(*given), given) <= 1e-9
+    assert of_precision(solved(newton, given), given) <= 1e-9
     assert type(newton._kept).__name__ == kind
 
 
@@ -95,22 +108,22 @@ def test_an_earlier_inverse_serves_while_it_is_near(kind):
     """A few rows more or fewer: some steps of conjugate gradients, and no new factors."""
     rows, inside, weights, gradient = system(*SIZES[kind], seed=5)
     newton = NewtonSystem(ARITHMETIC[0])
-    newton.solve(rows, inside, weights, gradient)
+    solved(newton, (rows, inside, weights, gradient))
     kept, given = newton._kept, (rows[1:], inside[1:], 1.1 * weights[1:], gradient.flip(0))
-    assert of_precision(newton.solve(*given), given) <= 0.05  # 2 % in another norm, which differs little here
+    assert of_precision(solved(newton, given), given) <= 0.05  # 2 % in another norm, which differs little here
     assert newton._kept is kept
 
 
 def test_an_inverse_that_no_longer_serves_is_replaced():
     newton = NewtonSystem(ARITHMETIC[0])
-    newton.solve(*system(200, 4, 3, seed=6))
+    solved(newton, system(200, 4, 3, seed=6))
     kept, given = newton._kept, system(150, 4, 3, seed=7)
     given = given[0] * torch.tensor([1, 100.0, 0.01, 3]), *given[1:]
-    assert of_precision(newton.solve(*given), given) <= 0.05
+    assert of_precision(solved(newton, given), given) <= 0.05
     newton._kept = kept
     given = *given[:2], 1e6 * given[2], given[3]
-    newton.solve(*given)
-    assert newton._kept is not kept and of_precision(newton.solve(*given), given) <= 0.05
+    solved(newton, given)
+    assert newton._kept is not kept and of_precision(solved(newton, given), given) <= 0.05
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -120,7 +133,7 @@ def test_large_systems_take_steps_with_diagonal_blocks(dtype, monkeypatch):
     monkeypatch.setattr(newton_system, "_STREAMED", 0.0)
     newton = NewtonSystem(ARITHMETIC[0])
     given = system(300, 6, 5, seed=8, most=3, dtype=dtype)
-    step = newton.solve(*given)
+    step = solved(newton, given)
     kept = newton._kept
     assert isinstance(kept, newton_system._BlockInverse)
     assert 1 < newton._expected < newton_system._MOST_STEPS
@@ -137,7 +150,7 @@ def test_large_systems_take_steps_with_diagonal_blocks(dtype, monkeypatch):
 def test_without_free_rows_the_step_is_the_gradient():
     gradient = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     none = torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, 3, dtype=torch.bool), torch.zeros(0).double()
-    assert torch.equal(NewtonSystem(ARITHMETIC[0]).solve(*none, gradient), -gradient)
+    assert torch.equal(solved(NewtonSystem(ARITHMETIC[0]), (*none, gradient)), -gradient)
 
 
 @pytest.mark.parametrize("size", [1e3, 1e6])
@@ -146,5 +159,5 @@ def test_equal_rows_of_large_weight_still_have_a_factor(size):
     rows, inside, weights, gradient = system(40, 6, 3, seed=9)
     rows = size * rows[:3].repeat(14, 1)[:40]
     for arithmetic in ARITHMETIC:
-        step = NewtonSystem(arithmetic).solve(rows, inside, 1e6 * weights, gradient)
+        step = solved(NewtonSystem(arithmetic), (rows, inside, 1e6 * weights, gradient))
         assert float((step * gradient).sum()) < 0

@@ -31,6 +31,16 @@ def test_a_whole_weight_is_that_many_equal_rows(C, assert_certified):
     assert weighted.primal == pytest.approx(repeated.primal, rel=3e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])
+def test_weights_of_any_type(dtype):
+    features, labels = blobs()
+    weights = torch.arange(120) % 4
+    given = crammer_singer(
+        features, labels, C=0.1, sample_weight=weights.to(dtype).requires_grad_(dtype.is_floating_point)
+    )
+    assert torch.equal(given.weights, crammer_singer(features, labels, C=0.1, sample_weight=weights.numpy()).weights)
+
+
 @pytest.mark.parametrize("C", [1e-3, 10.0])
 def test_a_row_of_weight_zero_is_absent_to_the_bit(C):
     features, labels = blobs()

@@ -24,8 +24,7 @@ from dualview.engine.record import Activation, Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task, class_logits
 from dualview.errors import DualViewWarning
-from dualview.solvers import crammer_singer
-from dualview.solvers.crammer_singer.problem import row_weights
+from dualview.solvers import crammer_singer, row_weights
 
 
 class DualState(NamedTuple):

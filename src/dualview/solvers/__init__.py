@@ -2,5 +2,6 @@
 
 from dualview.solvers._solution import DualSolution
 from dualview.solvers.crammer_singer import crammer_singer, path
+from dualview.solvers.crammer_singer.problem import row_weights
 
-__all__ = ["DualSolution", "crammer_singer", "path"]
+__all__ = ["DualSolution", "crammer_singer", "path", "row_weights"]

@@ -27,7 +27,7 @@ class DualSolution:
         regime: which algorithms ran, e.g. "sequential, newton".
         primal: P, float64.
         dual: D, float64.
-        seconds: wall time of the solve, compilation of the loops excluded.
+        seconds: wall time of the solve; a first one on a machine includes the compilation of the loops.
         regime_seconds: wall time of each algorithm that ran.
         C: weight of the sum of losses.
         free: support rows between their bounds, whose share of Cᵢ is spread over two or more classes.

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from dualview.solvers.crammer_singer import simplex
-from dualview.solvers.crammer_singer.newton_system import NewtonSystem
+from dualview.solvers.crammer_singer.class_lists import SparseRows, sparse_rows
+from dualview.solvers.crammer_singer.newton_system import FreeRows, NewtonSystem
 from dualview.solvers.crammer_singer.problem import Floats, Ints, slices
 from dualview.solvers.crammer_singer.rows import Rows
 
@@ -31,6 +32,7 @@ _SLOPE = 0.3  # of the slope along a step: what may be left of it
 _TYPICAL = 0.9  # quantile of the rows' moves: how far others are expected to move
 _SAMPLE = 2000  # rows whose moves are looked at
 _NEAR = 1e-3  # of a margin: rows beyond it add nothing to the gap, whatever rounding does to their scores
+_FEW = 1 / 16  # of the rows: so few are copied, to stand close together
 _PATIENCE = 12  # anchors without progress
 _CLOSE = 5.0  # times the asked gap: where the next anchor may be the last
 _TIGHT, _TIGHTEST = 1e-6, 1e-14  # share of the gap that ½|W - W(u)|² may be then
@@ -51,6 +53,7 @@ class _Around:
         coefficients: u at these scores.
         outer: sum of their gap terms there.
         own: sum of C_i u_y there.
+        settled: whether the weights are near enough to the minimum.
     """
 
     index: Tensor
@@ -58,6 +61,7 @@ class _Around:
     coefficients: Tensor
     outer: float = 0.0
     own: float = 0.0
+    settled: bool = False
 
 
 class ProximalNewton:
@@ -99,7 +103,7 @@ class ProximalNewton:
         self._reach = min(_FIRST_REACH * float(start.max()), _MOST_FIRST_REACH) or _MOST_FIRST_REACH
         self._typical_move = 1.0
         self.passes = 0.0
-        self.best = start
+        self.best: Floats | SparseRows = start
         self.gap = self._value(self._made).gap
 
     def run(self, gap: float, max_passes: float) -> str:
@@ -134,75 +138,87 @@ class ProximalNewton:
         """Compare the present coefficients with the best ones by what a certificate looks at: the gap at W(u)."""
         at_made = self._value(self._made).gap
         if at_made < self.gap:
-            self.gap, self.best = at_made, self._coefficients.numpy().copy()
+            self.gap, self.best = at_made, sparse_rows(self._coefficients.numpy(), self._rows.targets)
 
     def _advance(self, before: _Value, share: float, max_passes: float) -> _Value:
         """Minimise around the present anchor and make the next, or restore it where that failed."""
         reachable = min(1.0, self._typical_move) + 2 / max(self._reach, 2.0)
         working = np.flatnonzero(self._margins.numpy() <= reachable)
-        kept = self._coefficients[working], self._made, self._weights
-        settled = self._minimise(working, share, max_passes)
+        made, weights = self._made, self._weights
+        index, coefficients, settled = self._minimise(working, share, max_passes)
+        self._exchange(index, coefficients)
         now = self._value(self._weights)
         if settled or now.dual >= before.dual:
             growth = _GROWTH if settled and share == 1.0 else math.sqrt(_GROWTH)
             self._reach = min(_LAST_REACH, self._reach * growth)
             return now
-        self._coefficients[working], self._made, self._weights = kept
+        self._exchange(index, coefficients)
+        self._made, self._weights = made, weights
         self._reach /= 2 * _GROWTH
         return self._value(self._weights)
 
-    def _minimise(self, working: Ints, share: float, max_passes: float) -> bool:
-        """Take Newton's steps around the present anchor; return whether they came near enough to the minimum.
+    def _exchange(self, index: Tensor, coefficients: Tensor) -> None:
+        """Let the anchor's u and these rows' u trade places."""
+        for block in slices(len(index)):
+            anchored = self._coefficients[index[block]]
+            self._coefficients[index[block]] = coefficients[block]
+            coefficients[block] = anchored
+
+    def _minimise(self, working: Ints, share: float, max_passes: float) -> tuple[Tensor, Tensor, bool]:
+        """Take Newton's steps around the present anchor, and leave its u as it is.
 
         Args:
             working: positions of the rows that take part.
             share: of the rows' gap terms: what ½|W - W(u)|² may be.
             max_passes: at which to give up.
+
+        Returns:
+            The rows, their new u, and whether the weights came near enough to the minimum.
         """
         index = torch.as_tensor(working)
-        scores = self._scores(working, self._weights, torch.float64)
+        scores = self._scores(working, self._weights, torch.empty(len(index), len(self._weights), dtype=torch.float64))
         around = _Around(index, scores, torch.empty_like(scores))
         sample = slice(None, None, 1 + len(working) // _SAMPLE)
         begun, trial = scores[sample].clone(), torch.empty_like(scores)
-        anchored = self._own(index, self._coefficients[index]) - 0.5 * float(self._made.square().sum())
+        steps = torch.empty_like(scores, dtype=self._dtype)
+        own = self._coefficients[index, self._targets[index]]
+        anchored = float(self._costs[index] @ own) - 0.5 * float(self._made.square().sum())
         _, around.outer, around.own = self._settle(around, scores, 0.0, around.coefficients)
         self._made = self._made.clone()
-        self._add(working, around.coefficients - self._coefficients[index])
-        settled = False
+        torch.index_select(self._coefficients, 0, index, out=trial)
+        self._add(working, torch.sub(around.coefficients, trial, out=trial))
         for _ in range(_MOST_STEPS):
             gradient = self._weights - self._made
             apart = 0.5 * float(gradient.square().sum())
             risen = around.own - 0.5 * float(self._made.square().sum()) - anchored
             if apart <= share * around.outer and risen >= -1e-3 * around.outer:
-                settled = True
+                around.settled = True
                 break
             if self.passes >= max_passes:
                 break
             step = self._newton_step(around, gradient)
-            steps = self._scores(working, step, self._dtype)
+            self._scores(working, step, steps)
             slope = float((gradient * step).sum())
-            along = float(self._costs[index] @ (around.coefficients * steps).sum(1))
+            along = self._along(around, steps)
 
             def search(length: float) -> float:
                 moved, around.outer, around.own = self._settle(around, steps, length, trial)  # noqa: B023
                 return slope + length * float(step.square().sum()) - (moved - along)  # noqa: B023
 
             length = _length(search, slope)
-            changed = (trial != around.coefficients).any(1).nonzero().squeeze(1)
-            self._add(working[changed.numpy()], trial[changed] - around.coefficients[changed])
+            self._add(working, torch.sub(trial, around.coefficients, out=around.coefficients))
             around.coefficients, trial = trial, around.coefficients
             self._weights = self._weights + length * step
-            around.scores += length * steps
+            around.scores.add_(steps, alpha=length)
             self.passes += 2 * len(working) / len(self._rows)
             risen = around.own - 0.5 * float(self._made.square().sum()) - anchored
             if share == 1.0 and -0.5 * slope <= _DECREMENT * around.outer and risen >= 0:
-                settled = True
+                around.settled = True
                 break
         if len(working):
             moves = (around.scores[sample] - begun).abs().amax(1).numpy()
             self._typical_move = float(np.quantile(moves, _TYPICAL))
-        self._coefficients[index] = around.coefficients
-        return settled
+        return index, around.coefficients, around.settled
 
     def _newton_step(self, around: _Around, gradient: Tensor) -> Tensor:
         """Return the step of the weights that the rows between corners ask for."""
@@ -211,7 +227,10 @@ class ProximalNewton:
         inside.scatter_(1, own, around.coefficients.gather(1, own) < 1)
         free = (inside.sum(1) > 1).nonzero().squeeze(1)
         index = around.index[free]
-        rows = torch.as_tensor(self._rows[index.numpy()])
+        if len(self._rows.live) or len(index) <= _FEW * len(self._rows):
+            rows = FreeRows(torch.as_tensor(self._rows[index.numpy()]), torch.arange(len(index)))
+        else:
+            rows = FreeRows(torch.as_tensor(self._rows.matrix), index)
         return self._system.solve(rows, inside[free], self._reach * self._costs[index], gradient)
 
     def _settle(self, around: _Around, steps: Tensor, length: float, written: Tensor) -> tuple[float, float, float]:
@@ -228,9 +247,12 @@ class ProximalNewton:
             written,
         )
 
-    def _own(self, index: Tensor, coefficients: Tensor) -> float:
-        """Return the sum of C_i u_y."""
-        return float(self._costs[index] @ coefficients.gather(1, self._targets[index, None]).squeeze(1))
+    def _along(self, around: _Around, steps: Tensor) -> float:
+        """Return the sum of C_i u·steps."""
+        return sum(
+            float(self._costs[around.index[block]] @ (around.coefficients[block] * steps[block]).sum(1))
+            for block in slices(len(steps))
+        )
 
     def _value(self, weights: Tensor) -> _Value:
         """Evaluate the gap between these weights and the coefficients, and every row's margin at these weights."""
@@ -247,7 +269,7 @@ class ProximalNewton:
             gap = 0.0
             for block in slices(len(near)):
                 index = torch.as_tensor(near[block])
-                scores = self._scores(near[block], weights, torch.float64)
+                scores = self._scores(near[block], weights, torch.empty(len(index), len(weights), dtype=torch.float64))
                 margins = torch.empty(len(index), dtype=torch.float64)
                 gap += self._arithmetic.assess(
                     scores, self._targets[index], self._costs[index], self._coefficients[index], margins
@@ -257,26 +279,25 @@ class ProximalNewton:
         apart = 0.5 * float((weights - self._made).square().sum())
         return _Value((gap + apart) / primal, own - 0.5 * float(self._made.square().sum()))
 
-    def _scores(self, rows: Ints, weights: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return w_m·phi_i of these rows, "row cls", in this precision."""
-        narrow = weights.to(dtype).T
-        scores = torch.empty(len(rows), len(weights), dtype=dtype)
+    def _scores(self, rows: Ints, weights: Tensor, written: Tensor) -> Tensor:
+        """Write w_m·phi_i of these rows, "row cls", in the precision of what is written, and return it."""
+        narrow = weights.to(written.dtype).T
         for block in slices(len(rows)):
-            scores[block] = torch.as_tensor(self._rows[rows[block]]).to(dtype) @ narrow
-        return scores
+            torch.mm(torch.as_tensor(self._rows[rows[block]]).to(written.dtype), narrow, out=written[block])
+        return written
 
     def _make(self) -> None:
         """Make W(u) anew."""
         self._made = torch.zeros(self._rows.num_classes, self._rows.width, dtype=torch.float64)
-        for block in slices(len(self._rows)):
-            self._add(block, self._coefficients[block])
+        self._add(np.arange(len(self._rows)), self._coefficients)
 
-    def _add(self, rows: slice | Ints, change: Tensor) -> None:
+    def _add(self, rows: Ints, change: Tensor) -> None:
         """Add to W(u) what a change of these rows' u makes."""
-        change = change * self._costs[rows][:, None]
-        for block in slices(len(change)):
-            part = slice(rows.start + block.start, rows.start + block.stop) if isinstance(rows, slice) else rows[block]
-            self._made += change[block].T @ torch.as_tensor(self._rows[part]).to(torch.float64)
+        moved = change.any(1).nonzero().squeeze(1)
+        for block in slices(len(moved)):
+            index = rows[moved[block].numpy()]
+            by = change[moved[block]] * self._costs[index][:, None]
+            self._made.addmm_(by.T, torch.as_tensor(self._rows[index]).to(torch.float64))
 
 
 def _length(slope_at: Callable[[float], float], slope: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,9 +14,30 @@ from dualview.solvers.crammer_singer.simplex import Arithmetic
 _TOLERANCE = 0.02  # of the residual, in the preconditioner's norm
 _MOST_STEPS = 150
 _BLOCK = 256
+_ROWS = 2048
 # Costs are counted in multiplications of a large matrix product.
 _OVERHEAD = 3e6  # of a step, whatever its size
 _STREAMED = 2.0  # of a multiplication that waits for memory
+
+
+class FreeRows(NamedTuple):
+    """Rows phi_i, where they stand: a copy of them may be as large as all else that a step needs.
+
+    Attributes:
+        matrix: "row unit".
+        positions: "free" where in it.
+    """
+
+    matrix: Tensor
+    positions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def width(self) -> int:
+        """Entries of a row."""
+        return self.matrix.shape[1]
 
 
 class _Hessian:
@@ -24,21 +46,22 @@ class _Hessian:
     With an orthonormal basis of those directions, Σ_d d dᵀ = diag(inside_i) - inside_i inside_iᵀ/|inside_i|.
     """
 
-    def __init__(self, rows: Tensor, inside: Tensor, weights: Tensor, arithmetic: Arithmetic) -> None:
+    def __init__(self, rows: FreeRows, inside: Tensor, weights: Tensor, arithmetic: Arithmetic) -> None:
         self.rows, self.inside, self.weights = rows, inside, weights
-        directions, self.owner = _helmert(inside, weights.dtype)
-        self.directions = directions * weights[self.owner, None].sqrt()
+        self.directions, owner = _helmert(inside, weights.dtype)
+        self.directions *= weights[owner, None].sqrt()
+        self.owner = rows.positions[owner]
         self._arithmetic = arithmetic
 
     def contract(self, step: Tensor) -> Tensor:
         """Return Bᵀ·step."""
         products = step.new_empty(len(self.owner))
-        self._arithmetic.contract(self.rows, self.owner, self.directions, step, products)
+        self._arithmetic.contract(self.rows.matrix, self.owner, self.directions, step, products)
         return products
 
     def add_expanded(self, products: Tensor, to: Tensor) -> Tensor:
         """Return `to` + B·products, changed in place."""
-        self._arithmetic.expand(self.rows, self.owner, self.directions, products, to)
+        self._arithmetic.expand(self.rows.matrix, self.owner, self.directions, products, to)
         return to
 
     def times(self, step: Tensor) -> Tensor:
@@ -77,7 +100,7 @@ class NewtonSystem:
 
     def solve(
         self,
-        rows: Float[Tensor, "free unit"],
+        rows: FreeRows,
         inside: Bool[Tensor, "free cls"],
         weights: Float[Tensor, " free"],
         gradient: Float[Tensor, "cls unit"],
@@ -85,7 +108,7 @@ class NewtonSystem:
         """Return the step, within a few per cent.
 
         Args:
-            rows: phi_i of the rows that are free.
+            rows: those that are free.
             inside: the classes over which each one's cost is spread, two or more.
             weights: see above, positive, of the gradient's type.
             gradient: of the objective, float64.
@@ -93,7 +116,7 @@ class NewtonSystem:
         if len(rows) == 0:
             return -gradient
         hessian = _Hessian(rows, inside, weights, self._arithmetic)
-        num_pairs, width, unknowns = len(hessian.owner), rows.shape[1], gradient.numel()
+        num_pairs, width, unknowns = len(hessian.owner), rows.width, gradient.numel()
         by_pairs = num_pairs**3 / 3 + 2 * num_pairs**2 * width
         whole = unknowns**3 / 3 + 6 * len(rows) * width**2
         exact = min(by_pairs, whole)
@@ -139,13 +162,11 @@ class _BlockInverse(_Inverse):
     """The inverses of H's diagonal blocks, one for each class, in the precision of the rows."""
 
     def __init__(self, hessian: _Hessian) -> None:
-        rows, inside = hessian.rows, hessian.inside
-        blocks = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device).repeat(inside.shape[1], 1, 1)
-        factors = (hessian.weights * (1 - 1 / inside.sum(1))).to(rows.dtype)
+        rows, inside, matrix = hessian.rows, hessian.inside, hessian.rows.matrix
+        blocks = torch.eye(rows.width, dtype=matrix.dtype, device=matrix.device).repeat(inside.shape[1], 1, 1)
+        factors = (hessian.weights * (1 - 1 / inside.sum(1))).to(matrix.dtype)
         for k in range(inside.shape[1]):
-            there = inside[:, k].nonzero().squeeze(1)
-            chosen = rows[there]
-            blocks[k] += chosen.T @ (chosen * factors[there, None])
+            _add_products(blocks[k], rows, inside[:, k], factors)
         self._inverses = torch.cholesky_inverse(_cholesky(blocks))
         self.operations = _STREAMED * 2.0 * self._inverses.numel()
 
@@ -161,20 +182,15 @@ class _WholeInverse(_Inverse):
     """The inverse of H, factored as it is."""
 
     def __init__(self, hessian: _Hessian) -> None:
-        rows, inside, weights = hessian.rows.to(hessian.weights.dtype), hessian.inside, hessian.weights
-        num_classes, width = inside.shape[1], rows.shape[1]
-        whole = torch.eye(num_classes * width, dtype=rows.dtype, device=rows.device)
+        rows, inside, weights = hessian.rows, hessian.inside, hessian.weights
+        num_classes, width = inside.shape[1], rows.width
+        whole = torch.eye(num_classes * width, dtype=weights.dtype, device=weights.device)
         blocks = whole.view(num_classes, width, num_classes, width)
         shares = weights / inside.sum(1)
         for k in range(num_classes):
-            for m in range(k + 1):
-                both = (inside[:, k] & inside[:, m]).nonzero().squeeze(1)
-                factors = weights[both] - shares[both] if k == m else -shares[both]
-                chosen = rows[both]
-                product = chosen.T @ (chosen * factors[:, None])
-                blocks[k, :, m] += product
-                if k != m:
-                    blocks[m, :, k] += product
+            for m in range(k + 1):  # the lower half is what is factored
+                factors = weights - shares if k == m else -shares
+                _add_products(blocks[k, :, m], rows, inside[:, k] & inside[:, m], factors)
         self._factor = _cholesky(whole)
         self.operations = 4.0 * whole.numel()
 
@@ -187,7 +203,7 @@ class _PairInverse(_Inverse):
 
     def __init__(self, hessian: _Hessian) -> None:
         self._hessian = hessian
-        rows = hessian.rows.to(hessian.weights.dtype)[hessian.owner]
+        rows = hessian.rows.matrix[hessian.owner].to(hessian.weights.dtype)
         gram = rows @ rows.T
         for first in range(0, len(rows), _BLOCK):
             block = slice(first, first + _BLOCK)
@@ -201,11 +217,24 @@ class _PairInverse(_Inverse):
         return self._hessian.add_expanded(products.neg_(), residual.clone())
 
 
+def _add_products(to: Tensor, rows: FreeRows, chosen: Tensor, factors: Tensor) -> None:
+    """Add the sum of factor_i phi_i phi_iᵀ over the chosen rows, in the precision of the factors."""
+    there = chosen.nonzero().squeeze(1)
+    for start in range(0, len(there), _ROWS):
+        part = there[start : start + _ROWS]
+        values = rows.matrix[rows.positions[part]].to(factors.dtype)
+        to += values.T @ (values * factors[part, None])
+
+
 def _cholesky(matrix: Tensor) -> Tensor:
-    """Factor in place (a matrix may be as large as all else that a step needs), past rounding where it is singular."""
+    """Factor by the lower half, past rounding where the matrix is singular.
+
+    It is done in place, as columns: a matrix may be as large as all else that a step needs.
+    """
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     diagonal += matrix.shape[-1] * torch.finfo(matrix.dtype).eps * diagonal.amax(-1, keepdim=True)
-    return torch.linalg.cholesky(matrix, out=matrix)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    torch.linalg.cholesky(matrix.mT, upper=True, out=matrix.mT)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    return matrix
 
 
 def _solved(factor: Tensor, goal: Tensor) -> Tensor:

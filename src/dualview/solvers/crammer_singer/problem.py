@@ -181,7 +181,7 @@ def row_weights(targets: Ints, num_classes: int, sample_weight: Any, class_weigh
 
 
 def _factors(name: str, given: Any, number: int, of: str) -> NDArray[np.float64]:
-    values = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, np.float64)
+    values = np.asarray(given.detach().cpu().double() if isinstance(given, Tensor) else given, np.float64)
     if values.shape != (number,):
         raise ValueError(f"{name} must hold one weight for each {of}: {number}; got shape {values.shape}")
     if not (np.isfinite(values).all() and (values >= 0).all()):

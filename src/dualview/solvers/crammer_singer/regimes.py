@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -197,7 +197,7 @@ class _Run:
         self, rows: Rows, start: Coefficients | None, dtype: np.dtype[Any]
     ) -> SequentialAscent | ClassListAscent:
         if rows.num_classes < _SEVERAL:
-            return SequentialAscent(rows, dtype=dtype, start=cast("Floats | None", start))
+            return SequentialAscent(rows, dtype=dtype, start=_dense(start))
         if start is not None and not isinstance(start, SparseRows):
             start = sparse_rows(start, rows.targets)
         return ClassListAscent(rows, dtype=dtype, start=start)
@@ -211,9 +211,8 @@ class _Run:
     def _newton(self, start: Coefficients | None) -> str:
         """Take Newton's steps; return how they ended."""
         started = time.perf_counter()
-        if isinstance(start, SparseRows):
-            start = start[slice(None)]
-        newton = ProximalNewton(self._rows, start=self._nothing() if start is None else start)
+        dense = _dense(start)
+        newton = ProximalNewton(self._rows, start=self._nothing() if dense is None else dense)
         return self._drive(newton, started)
 
     def _drive(
@@ -240,6 +239,10 @@ class _Run:
     def _book(self, regime: str, started: float, passes: float) -> None:
         self._seconds[regime] = self._seconds.get(regime, 0.0) + time.perf_counter() - started
         self._passes += passes
+
+
+def _dense(start: Coefficients | None) -> Floats | None:
+    return start[slice(None)] if isinstance(start, SparseRows) else start
 
 
 def _certificate(rows: Rows, ordered: Coefficients, gap: float) -> Certificate:
