@@ -111,7 +111,7 @@ def gaussian(num_rows: int, num_classes: int, *, distance: float = 1.0, noisy_la
 
 def _trained(body: nn.Module, head: nn.Module, num_epochs: int) -> Labelled:
     """Train on Fashion-MNIST and return what the body makes of the training images."""
-    images, labels = _fashion()
+    images, labels = fashion()
     optimiser = torch.optim.Adam([*body.parameters(), *head.parameters()], 1e-3)
     for _ in range(num_epochs):
         for rows in torch.randperm(len(images)).split(BATCH):
@@ -126,8 +126,9 @@ def _trained(body: nn.Module, head: nn.Module, num_epochs: int) -> Labelled:
     return features.numpy(), labels.numpy()
 
 
-def _fashion() -> tuple[Tensor, Tensor]:
-    images, labels = (FASHION / f"train-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+def fashion(kind: str = "train") -> tuple[Tensor, Tensor]:
+    """Return the images "row 1 28 28", from 0 to 1, and labels of the "train" or "t10k" half of Fashion-MNIST."""
+    images, labels = (FASHION / f"{kind}-{what}-ubyte.gz" for what in ("images-idx3", "labels-idx1"))
     if not images.exists():
         raise FileNotFoundError(f"Fashion-MNIST is not in {FASHION}. On Debian this brings it:\n\n    {INSTALL}\n")
     pixels = np.frombuffer(gzip.decompress(images.read_bytes()), np.uint8, offset=16).reshape(-1, 1, 28, 28)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dualview.ops.ranking import kendall_tau, top_k
+from dualview.ops.ranking import correlation, kendall_tau, ranks, spearman, top_k
 
 
 def slow_top_k(row: list[float], k: int) -> tuple[list[float], list[int]]:
@@ -86,3 +86,23 @@ def test_kendall_tau_does_not_depend_on_its_blocks(block_pairs):
     assert torch.equal(kendall_tau(first, second, block_pairs=block_pairs), kendall_tau(first, second))
     assert torch.equal(kendall_tau(first, first), torch.ones(7))
     assert torch.equal(kendall_tau(first, -first), -torch.ones(7))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rank_correlations_are_scipys(tied):
+    random = np.random.default_rng(0)
+    first, second = (
+        random.integers(0, 4, (30, 12)).astype(float) if tied else random.normal(size=(30, 12)) for _ in "ab"
+    )
+    expected = [stats.spearmanr(a, b).statistic for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(spearman(torch.tensor(first), torch.tensor(second)), expected, atol=1e-12)
+    np.testing.assert_array_equal(ranks(torch.tensor(first)), stats.rankdata(first, axis=1))
+    expected = [stats.pearsonr(a, b).statistic for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(correlation(torch.tensor(first), torch.tensor(second)), expected, atol=1e-12)
+
+
+def test_a_constant_vector_has_no_correlation():
+    first = torch.tensor([[0.1] * 7, [1, 2, 3, 4, 5, 6, 7]])
+    second = torch.arange(14.0).reshape(2, 7)
+    assert spearman(first, second).isnan().tolist() == [True, False]
+    assert correlation(first, second).isnan().tolist() == [True, False]

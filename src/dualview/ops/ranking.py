@@ -63,3 +63,36 @@ def kendall_tau(
         norm = (order_a.square().sum(1) * order_b.square().sum(1)).sqrt()
         taus.append((order_a * order_b).sum(1) / norm)
     return torch.cat(taus)
+
+
+def ranks(values: Float[Tensor, "row entry"]) -> Float[Tensor, "row entry"]:
+    """Return each entry's rank in its row, from 1 for the smallest; equal entries share the mean of their ranks."""
+    ordered, order = values.sort(dim=1)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    run = starts.cumsum(1) - 1 + torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
+    places = torch.arange(1, values.shape[1] + 1, dtype=torch.float64, device=values.device).expand_as(ordered)
+    sums = torch.zeros(values.numel(), dtype=torch.float64, device=values.device)
+    counts = sums.clone()
+    sums.index_add_(0, run.flatten(), places.flatten())
+    counts.index_add_(0, run.flatten(), torch.ones_like(places).flatten())
+    shared = (sums / counts.clamp(min=1))[run]
+    return torch.empty_like(shared).scatter_(1, order, shared)
+
+
+def correlation(first: Float[Tensor, "row entry"], second: Float[Tensor, "row entry"]) -> Float[Tensor, " row"]:
+    """Return Pearson's correlation of the two vectors of each row, from −1 to 1; NaN where one of them is constant."""
+    centred = [values.double() - values.double().mean(1, keepdim=True) for values in (first, second)]
+    norms = [values.square().sum(1).sqrt() for values in centred]
+    # A constant row's mean is not exact: what rounding leaves of it is no variation.
+    constant = [(values == values[:, :1]).all(1) for values in (first, second)]
+    found = (centred[0] * centred[1]).sum(1) / (norms[0] * norms[1])
+    return found.clamp(-1, 1).masked_fill(constant[0] | constant[1], torch.nan)
+
+
+def spearman(first: Float[Tensor, "row entry"], second: Float[Tensor, "row entry"]) -> Float[Tensor, " row"]:
+    """Return Spearman's rank correlation of the two vectors of each row, from −1 to 1.
+
+    It is Pearson's correlation of the ranks, equal entries sharing theirs; NaN where a vector is constant.
+    """
+    return correlation(ranks(first), ranks(second))
