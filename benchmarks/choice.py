@@ -10,12 +10,12 @@ held-out fidelity gives, sparsity left out of account: what sampling noise leave
 """
 
 import statistics
+from dataclasses import replace
 
 import torch
 
 import dualview as dv
-from benchmarks.solver.features import fashion
-from dualview.evaluation.tasks import mnist
+from dualview.evaluation.tasks import recipes, sources
 from dualview.solvers import path
 
 SPLITS = 3
@@ -25,12 +25,11 @@ DIGIT_SEEDS, IMAGE_SEEDS = 4, 2
 
 
 def digits(seed):
-    return mnist.mnist_5k(seed=seed)
+    return sources.mnist_5k(seed=seed)
 
 
 def images(seed):
-    chosen = torch.randperm(60_000, generator=torch.Generator().manual_seed(seed))[:10_000]
-    return mnist._digits(*fashion("train"), chosen), mnist._digits(*fashion("t10k"), torch.arange(10_000))
+    return sources.fashion_mnist(num_train=10_000, seed=seed)
 
 
 SETS = (
@@ -47,7 +46,7 @@ def measure() -> list[dict]:
             found = {size: [] for size in sizes}
             for seed in range(num_seeds):
                 train, test = load(seed)
-                model = mnist.train_classifier(train, epochs=epochs, seed=seed)
+                model = replace(recipes.CNN_RECIPE, epochs=epochs).train(*train.pairs, 10, seed=seed)
                 grid = Grid(model, train, test)
                 for size in sizes:
                     found[size] += [grid.compare(size, split) for split in range(SPLITS)]
@@ -61,8 +60,8 @@ class Grid:
     def __init__(self, model, train, test):
         self.model, self.train, self.test = model, train, test
         with torch.no_grad():
-            features = torch.cat([model[:-1](part) for part in train.images.split(1000)])
-            self.test_features = torch.cat([model[:-1](part) for part in test.images.split(1000)])
+            features = torch.cat([model[:-1](part) for part in train.inputs.split(1000)])
+            self.test_features = torch.cat([model[:-1](part) for part in test.inputs.split(1000)])
             self.predicted = model[-1](self.test_features).argmax(1)
         values = [10 ** (k / 4) for k in range(-28, -1)]
         solutions = list(path(features, train.labels, values, gap=1e-4))
@@ -76,11 +75,11 @@ class Grid:
         """Return how far the choice, and the highest held-out fidelity, are behind; and what was chosen."""
         order = torch.randperm(len(self.predicted), generator=torch.Generator().manual_seed(100 + split))
         held, third = order[: size or 0], order[size or 0 :]
-        held_out = None if size is None else (self.test.images[held], self.test.labels[held])
+        held_out = None if size is None else (self.test.inputs[held], self.test.labels[held])
         explainer = dv.fit(
             dv.DualView(seed=split),
             self.model,
-            (self.train.images, self.train.labels),
+            self.train.pairs,
             held_out=held_out,
             progress=False,
         )

@@ -17,11 +17,12 @@ torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 import dualview as dv
 from benchmarks.explain_memory import Watch
-from dualview.evaluation.tasks import mnist
-train, test = mnist.mnist_5k()
-model = mnist.train_classifier(train, epochs=2)
-explainer = dv.fit(dv.DualView(C=1e-3), model, (train.images, train.labels), progress=False)
-relation = dv.relate(explainer, test.images[:{predictions}])
+from dataclasses import replace
+from dualview.evaluation.tasks import recipes, sources
+train, test = sources.mnist_5k()
+model = replace(recipes.CNN_RECIPE, epochs=2).train(*train.pairs, 10)
+explainer = dv.fit(dv.DualView(C=1e-3), model, train.pairs, progress=False)
+relation = dv.relate(explainer, test.inputs[:{predictions}])
 rule = dv.LRP("epsilon-plus-flat")
 dv.render(relation, rule, test=0, k=1)
 with Watch() as watch:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dualview.engine.propagation.composites import NAMES, composite
 from dualview.engine.propagation.trace import trace
-from dualview.evaluation.tasks import mnist
+from dualview.evaluation.tasks.recipes import small_cnn
 
 ROUNDS, BATCH = 9, 32
 
@@ -43,7 +43,7 @@ def measure() -> list[dict]:
     torch.manual_seed(0)
     residual = _warmed(resnet(), torch.randn(64, 3, 32, 32))
     nets = {
-        "the demo's CNN, 1×28×28": (mnist.small_cnn().eval(), torch.rand(BATCH, 1, 28, 28)),
+        "the demo's CNN, 1×28×28": (small_cnn((1, 28, 28), 10).eval(), torch.rand(BATCH, 1, 28, 28)),
         "residual net with batch norm, 3×32×32": (residual, torch.randn(BATCH, 3, 32, 32)),
     }
     rows = []

@@ -5,22 +5,22 @@ from pathlib import Path
 import torch
 
 import dualview as dv
-from dualview.evaluation.tasks import mnist
+from dualview.evaluation.tasks import recipes, sources
 
-train_digits, test_digits = mnist.mnist_5k()  # yours: a map-style data set, tensors, or a DataLoader
-train_set = (train_digits.images, train_digits.labels)
-test_set = (test_digits.images, test_digits.labels)
+train_digits, test_digits = sources.mnist_5k()  # yours: a map-style data set, tensors, or a DataLoader
+train_set, test_set = train_digits.pairs, test_digits.pairs  # inputs and labels
+recipe = recipes.Recipe(recipes.small_cnn, epochs=2, learning_rate=1e-3, batch_size=64, optimiser="adam")
 
 
 def train(mask=None, seed=0):  # only `dualview audit --verify` needs this
-    return mnist.train_classifier(train_digits, epochs=2, mask=mask, seed=seed)
+    return recipe.train(*train_set, 10, mask=mask, seed=seed)
 
 
 if not Path("model.pt").exists():
     torch.save(train().state_dict(), "model.pt")
-model = mnist.small_cnn()
+model = recipes.small_cnn((1, 28, 28), 10)
 model.load_state_dict(torch.load("model.pt"))
-task = dv.Task(model, class_names=mnist.CLASS_NAMES)
+task = dv.Task(model, class_names=list("0123456789"))
 
 if __name__ == "__main__":
     explainer = dv.fit(dv.DualView(), task, train_set, held_out=test_set, store="runs/mine")

@@ -4,7 +4,6 @@
 delete its two files.
 """
 
-import gzip
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dualview.evaluation.tasks.sources import fashion_mnist
+
 CACHE = Path(__file__).resolve().parents[2] / ".benchmarks" / "solver"
-FASHION = Path("/usr/share/datasets/fashion-mnist")
-INSTALL = "sudo apt-get install dataset-fashion-mnist"
 BATCH = 128
 
 Labelled = tuple[np.ndarray, np.ndarray]  # float32 "train unit", int64 "train"
@@ -111,7 +110,7 @@ def gaussian(num_rows: int, num_classes: int, *, distance: float = 1.0, noisy_la
 
 def _trained(body: nn.Module, head: nn.Module, num_epochs: int) -> Labelled:
     """Train on Fashion-MNIST and return what the body makes of the training images."""
-    images, labels = fashion()
+    images, labels = fashion_mnist()[0].pairs
     optimiser = torch.optim.Adam([*body.parameters(), *head.parameters()], 1e-3)
     for _ in range(num_epochs):
         for rows in torch.randperm(len(images)).split(BATCH):
@@ -124,16 +123,6 @@ def _trained(body: nn.Module, head: nn.Module, num_epochs: int) -> Labelled:
         accuracy = (head(features).argmax(1) == labels).float().mean()
     print(f"{tuple(features.shape)}: training accuracy {accuracy:.3f}, {(features == 0).float().mean():.0%} zeros")
     return features.numpy(), labels.numpy()
-
-
-def fashion(kind: str = "train") -> tuple[Tensor, Tensor]:
-    """Return the images "row 1 28 28", from 0 to 1, and labels of the "train" or "t10k" half of Fashion-MNIST."""
-    images, labels = (FASHION / f"{kind}-{what}-ubyte.gz" for what in ("images-idx3", "labels-idx1"))
-    if not images.exists():
-        raise FileNotFoundError(f"Fashion-MNIST is not in {FASHION}. On Debian this brings it:\n\n    {INSTALL}\n")
-    pixels = np.frombuffer(gzip.decompress(images.read_bytes()), np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    classes = np.frombuffer(gzip.decompress(labels.read_bytes()), np.uint8, offset=8)
-    return torch.tensor(pixels).float() / 255, torch.tensor(classes).long()
 
 
 SMALL = (1e-5, 1e-3, 0.1)

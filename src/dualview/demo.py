@@ -20,7 +20,8 @@ from dualview.engine.datasets import as_samples
 from dualview.engine.task import Task
 from dualview.evaluation.counterfactual import accuracy_and_loss
 from dualview.evaluation.retrieval import by_highest, found_among, share_among
-from dualview.evaluation.tasks import mnist
+from dualview.evaluation.tasks import planted, recipes, sources
+from dualview.evaluation.tasks.planted import Planted
 from dualview.features.lrp import LRP
 from dualview.plotting import plot
 from dualview.relations import relate, render
@@ -58,28 +59,26 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
     """
     steps = Steps()
     with steps("read and spoil MNIST 5k"):
-        train, test = mnist.mnist_5k()
-        train = mnist.flip_labels(train, FLIPPED, seed=1)
-        train = mnist.mark_corner(train, of_class=MARKED_CLASS, share=MARKED, seed=2)
+        train, test = sources.mnist_5k()
+        train = planted.flip_labels(train, FLIPPED, num_classes=10, seed=1)
+        train = planted.mark(train, planted.corner_square, of_class=MARKED_CLASS, share=MARKED, seed=2)
     with steps("train a small network"):
-        model = mnist.train_classifier(train, epochs=epochs)
-    task = Task(model, class_names=mnist.CLASS_NAMES)
+        model = dataclasses.replace(recipes.CNN_RECIPE, epochs=epochs).train(*train.pairs, 10)
+    task = Task(model, class_names=tuple("0123456789"))
     with steps("fit DualView"):
         explainer = fit(
             DualView(C=C),
             task,
-            (train.images, train.labels),
-            held_out=(test.images, test.labels),
+            train.pairs,
+            held_out=test.pairs,
             store=folder / "store",
         )
     with steps("fit it once more, with nearly every sample in play"):
-        broad = fit(DualView(C=BROAD_C), task, (train.images, train.labels), store=folder / "store", progress=False)
+        broad = fit(DualView(C=BROAD_C), task, train.pairs, store=folder / "store", progress=False)
     with steps("explain and write the page"):
-        page = write_report(
-            explainer, (test.images, test.labels), folder / "demo.html", title="MNIST with planted flaws"
-        )
+        page = write_report(explainer, test.pairs, folder / "demo.html", title="MNIST with planted flaws")
         _draw_errors(explainer, test, folder)
-    accuracy, _ = accuracy_and_loss(task, (test.images, test.labels))
+    accuracy, _ = accuracy_and_loss(task, test.pairs)
     _print_fit(explainer, accuracy)
     _print_flipped(explainer, train)
     _print_shortcut([explainer, broad], train, test)
@@ -88,14 +87,14 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
     return page
 
 
-def _draw_errors(explainer: Explainer, test: mnist.Digits, folder: Path) -> None:
+def _draw_errors(explainer: Explainer, test: Planted, folder: Path) -> None:
     """Draw the two worst errors with their neighbours, and where the scores of the worst lie on both samples."""
-    worst, data = explainer.errors().index[:2], (test.images, test.labels)
-    attribution = explainer.explain(test.images[worst], top=TOP)
+    worst, data = explainer.errors().index[:2], test.pairs
+    attribution = explainer.explain(test.inputs[worst], top=TOP)
     source = explainer.source_of(as_samples(data, name="test"))
     attribution = dataclasses.replace(attribution, test_index=worst, source=source)  # named by their positions there
     plot(attribution, test=[0, 1], true_targets=test.labels[worst]).savefig(folder / "neighbours.png")
-    maps = render(relate(explainer, test.images), LRP("epsilon-plus-flat"), test=int(worst[0]))
+    maps = render(relate(explainer, test.inputs), LRP("epsilon-plus-flat"), test=int(worst[0]))
     plot(maps, true_target=int(test.labels[worst[0]])).savefig(folder / "relation.png")
 
 
@@ -108,7 +107,7 @@ def _print_fit(explainer: Explainer, accuracy: float) -> None:
     print(f"Support share                         {facts['support_share']:.1%}  ({facts['support']} training samples)")
 
 
-def _print_flipped(explainer: Explainer, train: mnist.Digits) -> None:
+def _print_flipped(explainer: Explainer, train: Planted) -> None:
     number = int(train.flipped.sum())
     print(f"\n{number} training labels were flipped. Among the top {number} suspects of each ranking are")
     for name, ranking in _suspect_rankings(explainer).items():
@@ -133,10 +132,10 @@ def _suspect_rankings(explainer: Explainer) -> dict[str, Int[Tensor, " rank"]]:
     return rankings
 
 
-def _print_shortcut(explainers: list[Explainer], train: mnist.Digits, test: mnist.Digits) -> None:
+def _print_shortcut(explainers: list[Explainer], train: Planted, test: Planted) -> None:
     """Count marked training images among the neighbours of test images that the mark leads astray."""
-    others = mnist.mark_corner(test).images[test.labels != MARKED_CLASS]
-    twos = test.images[test.labels == MARKED_CLASS]
+    others = planted.mark(test, planted.corner_square).inputs[test.labels != MARKED_CLASS]
+    twos = test.inputs[test.labels == MARKED_CLASS]
     marked = int(train.marked.sum())
     print(f"\nThe shortcut: {marked} training images, all labelled {MARKED_CLASS}, carry a corner mark.")
     for number, explainer in enumerate(explainers):
