@@ -1,5 +1,6 @@
 """Choosing C: the rule on curves made by hand, what is set aside, and the search against brute force."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -198,6 +199,69 @@ def test_rising_ends_where_no_row_is_at_its_bound():
     assert torch.allclose(last.weights, beyond.weights, atol=1e-5)
 
 
+def test_rising_goes_on_while_rows_spread_their_whole_cost_over_several_rivals():
+    """One sample a class: each is at its bound, on all rivals at once, until C is large."""
+    features = torch.eye(5, dtype=torch.float64)
+    targets = torch.arange(5)
+    all_weights = torch.ones(5, dtype=torch.float64)
+    curve = by_fidelity(Setting(features, targets, all_weights, 5, 0, False), HeldRows(features, targets))
+    last = crammer_singer(features, targets, C=curve.C[-1])
+    assert last.bound == 0 and last.free == 5
+    assert crammer_singer(features, targets, C=curve.C[0]).bound == 5
+    # By symmetry alpha_y = a, the rivals' -a/4; the margin a·(1 + 1/4) is 1 at a = 0.8, which a larger C leaves.
+    assert curve.C[-1] > 0.8 and last.coefficients.to_dense().diagonal() == pytest.approx([0.8] * 5, rel=1e-4)
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1e-3, 0.0), (1.0, 1e3)])
+def test_rising_goes_on_while_a_larger_C_matters(factor: float, offset: float):
+    """Features that differ by little for their size, or are small beside the constant 1, need a much larger C."""
+    features, targets = overlapping(300, 0)
+    held, _ = overlapping(300, 1)
+    network = torch.randn(3, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    targets, predicted = ((x @ network.T).argmax(1) for x in (features, held))
+    plain = by_fidelity(setting(features, targets), HeldRows(held, predicted))
+    moved = by_fidelity(setting(factor * features + offset, targets), HeldRows(factor * held + offset, predicted))
+    assert moved.fidelity[moved.chosen] > plain.fidelity[plain.chosen] - 0.05
+    by_share = by_support(setting(factor * features + offset, targets), 0.3)
+    assert by_share.support_share[by_share.chosen] == pytest.approx(0.3, abs=0.02)
+
+
+def test_features_that_hardly_differ_are_warned_of():
+    features, targets = overlapping(90, 0)
+    with pytest.warns(DualViewWarning) as caught:  # one more of the solver, which makes no way there
+        by_fidelity(setting(1e-6 * features, targets), HeldRows(1e-6 * features, targets))
+    expected = "hardly differ from sample to sample for their size, or are tiny beside the bias's constant 1"
+    assert expected in str(caught[-1].message)
+
+
+def test_an_interruption_ends_the_choice(monkeypatch):
+    """Whatever was solved before: a curve that ends there would be taken for a whole one."""
+    features, targets = overlapping(60, 0)
+    solved = _choice.path
+
+    def interrupted(*given, **settings):
+        for number, solution in enumerate(solved(*given, **settings)):
+            yield dataclasses.replace(solution, status="interrupted") if number == 3 else solution
+
+    monkeypatch.setattr(_choice, "path", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        by_fidelity(setting(features, targets), HeldRows(features, targets))
+
+
+def test_a_path_that_the_solver_cannot_follow_is_said(monkeypatch):
+    features, targets = overlapping(60, 0)
+    solved = _choice.path
+
+    def stalled(*given, **settings):
+        for number, solution in enumerate(solved(*given, **settings)):
+            yield dataclasses.replace(solution, status="stalled", gap=0.25) if number == 4 else solution
+
+    monkeypatch.setattr(_choice, "path", stalled)
+    with pytest.warns(DualViewWarning, match=r"came no nearer than a relative gap of 2.5e-01; larger values were not"):
+        curve = by_fidelity(setting(features, targets), HeldRows(features, targets))
+    assert len(curve) == 5
+
+
 @pytest.mark.parametrize("share", [0.62, 0.8])
 def test_the_search_for_a_support_share_finds_what_brute_force_finds(share: float):
     features, targets = overlapping(300, 0)
@@ -214,7 +278,7 @@ def test_the_search_for_a_support_share_finds_what_brute_force_finds(share: floa
 def test_a_share_out_of_reach_is_warned_of_with_the_range():
     features, targets = overlapping(300, 0)
     with pytest.warns(
-        DualViewWarning, match=r"no C makes support=0.01 .* the share was from 0\.\d+ to 1 for C"
+        DualViewWarning, match=r"no C from .* makes support=0.01 .* the share was from 0\.\d+ to 1;"
     ) as caught:
         curve = by_support(setting(features, targets), 0.01)
     low, high = curve.reachable_support

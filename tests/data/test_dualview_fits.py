@@ -184,7 +184,7 @@ def test_a_support_share_is_asked_for(problem):
     assert explainer.curve.asked_support == 0.6 and explainer.curve.num_held_out == 30
     low, high = explainer.certificate["reachable_support"]
     assert low < 0.6 < high == 1
-    with pytest.warns(DualViewWarning, match="no C makes support=0.001 of these samples"):
+    with pytest.warns(DualViewWarning, match="makes support=0.001 of these samples"):
         fit(dv.DualView(support=0.001), problem)
     with pytest.raises(
         ValueError, match=r"`support` asks for C to be found, and C=0.1 gives it: leave one of them out"
@@ -219,6 +219,26 @@ def test_fits_of_earlier_versions_keep_their_names(problem):
     earlier = {"method": "DualView", "C": 0.02, "loss": "hinge", "metric": "plain", "gap": 1e-06, "seed": 0}
     assert dv.DualView(C=0.02).describe() == earlier
     assert fit_name(dv.DualView(C=0.02), 120, 120) == "DualView-414d7cc4e239"
+
+
+def test_fits_that_chose_otherwise_stand_beside_each_other(problem, tmp_path):
+    """What is held out decides C, and C the fit."""
+    inputs, labels = problem.test
+    first = fit(dv.DualView(), problem, held_out=problem.test, store=tmp_path)
+    other = fit(dv.DualView(), problem, held_out=(inputs, labels.flip(0)), store=tmp_path)
+    assert other.certificate["C"] == first.certificate["C"]  # labels say nothing of fidelity
+    assert dv.open(tmp_path, problem.model).certificate["C"] == first.certificate["C"]
+    few = fit(dv.DualView(), problem, held_out=(inputs[:3], labels[:3]), store=tmp_path)
+    assert few.certificate["C"] != first.certificate["C"]  # else the following would say nothing
+    with pytest.raises(ValueError, match="holds 2 fits: say which with method="):
+        dv.open(tmp_path, problem.model)
+
+
+def test_shares_of_support_are_of_the_samples_that_take_part(problem):
+    weights = torch.arange(120) % 2
+    explainer = fit(dv.DualView(support=0.6, sample_weight=weights), problem)
+    share = explainer.certificate["support_share"]
+    assert share == pytest.approx(0.6, abs=0.05) and share == explainer.certificate["support"] / 60
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -22,7 +22,8 @@ from dualview.solvers import DualSolution, path
 GAP = 1e-4
 FIRST = 1.0  # C·Σ‖phi_i‖² from which on rows may stop counting; below, all surrogates are alike
 LAST = 30.0  # C·mean ‖f_i − mean f‖² beyond which only rows that no C can satisfy are at their bounds
-MIN_SPREAD = 0.01  # of mean ‖phi_i‖², with which the spread is replaced where it is smaller
+MIN_SPREAD = 0.01, 1e-8  # of mean ‖phi_i‖²: spread is taken as no less, at first and while larger C still matter
+MATTERS = 0.95  # ratio of the support shares of two C a decade apart, below which the larger one matters
 SMOOTHING = 0.15  # of the decision boundary, in units of the margins' root mean square
 TOLERANCE = 0.0025  # of fidelity that sparsity may cost at most
 SPARSE = 0.95  # support share above which surrogates are all but alike, so that none is behind for its C
@@ -73,7 +74,8 @@ class Step(NamedTuple):
         C: its C.
         support_share: share of the rows that take part.
         seconds: wall time.
-        last: whether a larger C would be in vain: no row is at its bound, or the solver made no way.
+        num_bound: rows at their bound.
+        last: whether a larger C would be in vain: no row is at its bound, or the solver did not reach the gap.
         agreement: "row" 1 where surrogate and network predict the same class, else 0; empty without held-out rows.
         smoothed: the same, smoothed; see `agreements`.
     """
@@ -81,6 +83,7 @@ class Step(NamedTuple):
     C: float
     support_share: float
     seconds: float
+    num_bound: int
     last: bool
     agreement: Float[Tensor, " row"]
     smoothed: Float[Tensor, " row"]
@@ -91,18 +94,32 @@ def by_fidelity(setting: Setting, held_out: HeldRows) -> Curve:
 
     C rises by half decades from where every row counts, until a larger one would be in vain or fidelity
     has fallen; `sparsest` chooses.
+
+    Warns:
+        DualViewWarning: the features hardly differ for their size, and the largest C that this allows was taken.
     """
-    first, last = _ends(setting)
+    first, usual, last = _ends(setting)
 
     def rising(steps: list[Step]) -> Iterator[float]:
         for C in _half_decades(first, last):
             yield C
             if steps[-1].last or has_fallen([step.smoothed for step in steps if step.support_share < SPARSE]):
                 return
+            if C >= usual and len(steps) > 2 and not _matters(steps[-1], steps[-3]):
+                return
 
     steps = _solve(setting, rising, held_out)
     smoothed = torch.stack([step.smoothed for step in steps])
-    return _curve(steps, sparsest(smoothed, [step.support_share for step in steps]), "fidelity")
+    chosen = sparsest(smoothed, [step.support_share for step in steps])
+    hardly_differ = last > 0.99 * usual * MIN_SPREAD[0] / MIN_SPREAD[1]
+    if hardly_differ and chosen == len(steps) - 1 and steps[-1].num_bound:
+        warnings.warn(
+            "the features hardly differ from sample to sample for their size, or are tiny beside the bias's constant "
+            f"1: the choice ends at C={steps[-1].C:.3g}, and larger values may serve better; scale them, or give C",
+            DualViewWarning,
+            stacklevel=6,
+        )
+    return _curve(steps, chosen, "fidelity")
 
 
 def by_support(setting: Setting, share: float, held_out: HeldRows | None = None) -> Curve:
@@ -115,7 +132,7 @@ def by_support(setting: Setting, share: float, held_out: HeldRows | None = None)
     Warns:
         DualViewWarning: the asked share lies outside of what was reached.
     """
-    first, last = _ends(setting)
+    first, usual, last = _ends(setting)
     close = max(1 / int((setting.weights > 0).sum()), CLOSE * share)
 
     def bracketing(steps: list[Step]) -> Iterator[float]:
@@ -125,6 +142,8 @@ def by_support(setting: Setting, share: float, held_out: HeldRows | None = None)
                 return
             if steps[-1].support_share < share:
                 break
+            if C >= usual and len(steps) > 1 and not _matters(steps[-1], steps[-2]):
+                return
         if len(steps) < 2 or steps[-1].support_share > share:
             return
         low, high = steps[-2].C, steps[-1].C
@@ -138,8 +157,8 @@ def by_support(setting: Setting, share: float, held_out: HeldRows | None = None)
     low, high = curve.reachable_support
     if not low - close <= share <= high + close:
         warnings.warn(
-            f"no C makes support={share:g} of these samples support samples: the share was from {low:.3g} to {high:.3g}"
-            f" for C from {curve.C[0]:.3g} to {curve.C[-1]:.3g}; the nearest is taken, at C={curve.C[chosen]:.3g}",
+            f"no C from {curve.C[0]:.3g} to {curve.C[-1]:.3g} makes support={share:g} of these samples support "
+            f"samples: the share was from {low:.3g} to {high:.3g}; the nearest is taken, at C={curve.C[chosen]:.3g}",
             DualViewWarning,
             stacklevel=6,
         )
@@ -160,6 +179,8 @@ def set_aside(targets: Int[Tensor, " train"], weights: Float[Tensor, " train"], 
     _, kept = np.unique(targets[rows].numpy(), return_index=True)
     number = max(round(ASIDE * len(rows)), min(len(rows) // 5, MIN_ASIDE), 1)
     spare = np.delete(rows.numpy(), kept)[: min(number, MAX_HELD_OUT)]
+    if len(rows) == 0:
+        raise ValueError("the weights of all training samples are zero: there is nothing to fit")
     if len(spare) == 0:
         raise ValueError(
             'C="auto" chooses C on samples that the fit does not see, and each class has a single training sample: '
@@ -231,10 +252,10 @@ def has_fallen(smoothed: Sequence[Float[Tensor, " row"]]) -> bool:
 # ── the path ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ends(setting: Setting) -> tuple[float, float]:
-    """Return the C that a path starts from, and the one it goes to at most, by the scale of the data.
+def _ends(setting: Setting) -> tuple[float, float, float]:
+    """Return the C that a path starts from, where it usually ends, and where it does at most, by the scale of the data.
 
-    What classes are told apart by is how features differ, so that the end follows their spread, not their size.
+    What classes are told apart by is how features differ, so that the ends follow their spread, not their size.
     """
     total, weight = 0.0, float(setting.weights.sum())
     center = torch.zeros(setting.features.shape[1], dtype=torch.float64)
@@ -242,7 +263,15 @@ def _ends(setting: Setting) -> tuple[float, float]:
         total += float(((rows.double().square().sum(1) + 1) * weights).sum())
         center += weights @ rows.double() / weight
     spread = total - weight * (1 + float(center.square().sum()))
-    return FIRST / total, LAST * int((setting.weights > 0).sum()) / max(spread, MIN_SPREAD * total)
+    usual, last = (LAST * int((setting.weights > 0).sum()) / max(spread, share * total) for share in MIN_SPREAD)
+    return FIRST / total, usual, last
+
+
+def _matters(step: Step, decade_ago: Step) -> bool:
+    """Say whether the last decade of C still made a difference: all rows count yet, or fewer do, or fidelity rose."""
+    if step.support_share >= SPARSE or step.support_share < MATTERS * decade_ago.support_share:
+        return True
+    return len(step.smoothed) > 0 and float((step.smoothed - decade_ago.smoothed).mean()) > TOLERANCE
 
 
 def _half_decades(first: float, last: float) -> Iterator[float]:
@@ -260,7 +289,11 @@ def _decades(first: float, last: float) -> Iterator[float]:
 
 
 def _solve(setting: Setting, values: Callable[[list[Step]], Iterator[float]], held_out: HeldRows | None) -> list[Step]:
-    """Solve for one C after another, each from where the last one ended; `values` sees the steps so far."""
+    """Solve for one C after another, each from where the last one ended; `values` sees the steps so far.
+
+    Raises:
+        KeyboardInterrupt: a solution was interrupted; there is no choice without it.
+    """
     steps: list[Step] = []
     taking_part = int((setting.weights > 0).sum())
     with warnings.catch_warnings():
@@ -275,7 +308,16 @@ def _solve(setting: Setting, values: Callable[[list[Step]], Iterator[float]], he
             seed=setting.seed,
             low_memory=setting.low_memory,
         ):
+            if solution.status == "interrupted":
+                raise KeyboardInterrupt
             steps.append(_step(solution, taking_part, held_out))
+    if solution.status != "converged":
+        warnings.warn(
+            f"the choice of C ends at {solution.C:.3g}, where the solver came no nearer than a relative gap of "
+            f"{solution.gap:.1e}; larger values were not tried",
+            DualViewWarning,
+            stacklevel=7,
+        )
     return steps
 
 
@@ -286,7 +328,7 @@ def _step(solution: DualSolution, num_rows: int, held_out: HeldRows | None) -> S
         logits = [rows.double() @ solution.weights[:, :-1].T for rows in held_out.values.split(BLOCK)]
         agreement, smoothed = agreements(torch.cat(logits) + solution.weights[:, -1], held_out.predicted)
     last = solution.bound == 0 or solution.status != "converged"
-    return Step(solution.C, support / num_rows, solution.seconds, last, agreement, smoothed)
+    return Step(solution.C, support / num_rows, solution.seconds, solution.bound, last, agreement, smoothed)
 
 
 def _curve(steps: Sequence[Step], chosen: int, by: str, asked_support: float | None = None) -> Curve:

@@ -130,13 +130,15 @@ def save_explainer(store: Store, key: Key, explainer: Explainer) -> Explainer:
     }
     if thumbnails:
         tensors["images"] = torch.from_numpy(np.concatenate([image.reshape(-1) for image in thumbnails.values()]))
-    store.save_fit(key, fit_name(method, len(explainer.positions), len(table)), tensors, facts)
+    chosen = explainer.certificate["C"] if "curve" in explainer.certificate else None
+    store.save_fit(key, fit_name(method, len(explainer.positions), len(table), chosen), tensors, facts)
     return dataclasses.replace(explainer, thumbnails=thumbnails)
 
 
-def fit_name(method: DataMethod, num_fitted: int, num_train: int) -> str:
-    """Name a fit by its method's fields and the rows it saw."""
-    digest = hash_bytes(str(sorted(as_json(method.describe()).items())), f"{num_fitted} of {num_train}")
+def fit_name(method: DataMethod, num_fitted: int, num_train: int, chosen: float | None = None) -> str:
+    """Name a fit by its method's fields, the rows it saw, and the setting that it chose on others."""
+    choice = [] if chosen is None else [repr(chosen)]
+    digest = hash_bytes(str(sorted(as_json(method.describe()).items())), f"{num_fitted} of {num_train}", *choice)
     return f"{type(method).__name__}-{digest[:12]}"
 
 
@@ -220,11 +222,16 @@ def _chosen(store: Store, folders: list[str], method: DataMethod | str | None) -
     if not found:
         asked = "" if method is None else f" {method!r}"
         raise StoreError(f"the store at {store.root} has no fit{asked} of this model; it has: {listed}")
-    if len(found) > 1 and wanted is None:
+    if len(found) > 1 and (wanted is None or len({_size(*fit[2:]) for fit in found}) < len(found)):
         raise ValueError(
             f"the store at {store.root} holds {len(found)} fits: say which with method=; there are {listed}"
         )
-    return max(found, key=lambda fit: (fit[3]["num_train"], len(fit[2].get("positions", range(fit[3]["num_train"])))))
+    return max(found, key=lambda fit: _size(*fit[2:]))
+
+
+def _size(tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[int, int]:
+    """Count the training samples of a fit, and those that it saw."""
+    return facts["num_train"], len(tensors.get("positions", range(facts["num_train"])))
 
 
 def _described(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -18,7 +19,14 @@ def sample_weights(given: Any) -> tuple[float, ...] | None:
     """
     if given is None:
         return None
-    return tuple(_weight("sample_weight", value, f"sample {place}") for place, value in enumerate(_listed(given)))
+    if isinstance(given, Mapping):
+        raise ValueError(
+            "`sample_weight` must hold one weight for each training sample, in their order; it is a mapping"
+        )
+    return tuple(
+        _weight("sample_weight", value, f"sample {place}")
+        for place, value in enumerate(_listed("sample_weight", given))
+    )
 
 
 def class_weights(given: Any) -> str | tuple[float, ...] | tuple[tuple[int, float], ...] | None:
@@ -37,23 +45,35 @@ def class_weights(given: Any) -> str | tuple[float, ...] | tuple[tuple[int, floa
                 f"weights; it is {given!r}"
             )
         return given
-    entries = list(given.items()) if isinstance(given, Mapping) else _listed(given)
+    entries = list(given.items()) if isinstance(given, Mapping) else _listed("class_weight", given)
     if not entries:
         return None
-    if not all(isinstance(entry, (tuple, list)) for entry in entries):
+    if not any(isinstance(entry, (tuple, list)) for entry in entries):
         return tuple(_weight("class_weight", value, f"class {column}") for column, value in enumerate(entries))
-    for column, _ in entries:
-        if isinstance(column, bool) or not isinstance(column, int) or column < 0:
+    pairs: dict[int, float] = {}
+    for entry in entries:
+        if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+            raise ValueError(
+                f"`class_weight` must hold weights, or pairs of a column and its weight; it holds {entry!r}"
+            )
+        column, value = entry
+        if isinstance(column, bool) or not isinstance(column, Integral) or column < 0:
             raise ValueError(f"`class_weight` maps output columns, 0, 1, ..., to weights; it names {column!r}")
-    return tuple(sorted((column, _weight("class_weight", value, f"class {column}")) for column, value in entries))
+        if column in pairs:
+            raise ValueError(f"`class_weight` gives class {column} two weights")
+        pairs[int(column)] = _weight("class_weight", value, f"class {column}")
+    return tuple(sorted(pairs.items()))
 
 
-def _listed(given: Any) -> list[Any]:
-    return given.tolist() if hasattr(given, "tolist") else list(given)
+def _listed(name: str, given: Any) -> list[Any]:
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(listed, Iterable):
+        raise ValueError(f"`{name}` must hold several weights; it is the one number {listed!r}")
+    return [value.item() if hasattr(value, "item") else value for value in listed]
 
 
 def _weight(name: str, value: Any, of: str) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value >= 0):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and float(value) >= 0):
         raise ValueError(f"`{name}` must hold finite numbers of at least 0; that of {of} is {value!r}")
     return float(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import KW_ONLY, dataclass, fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -96,7 +97,8 @@ class DualView(DataMethod):
             labels, as published, the surrogate contradicts wrong ones, which `slack` shows; fitted to
             predictions it agrees with the network more, errors included.
         class_weight: factors of C_i: one for each output column, a mapping from some columns to theirs, or
-            "balanced": training samples / (classes × samples of the class). A class is what `fit_to` says.
+            "balanced": training samples / (classes × samples of the class), counted by `sample_weight`. A
+            class is what `fit_to` says.
         sample_weight: factors of C_i: one for each training sample, not negative. Samples of weight zero
             never score.
         low_memory: fit without a copy of the features, more slowly.
@@ -135,6 +137,13 @@ class DualView(DataMethod):
             raise ValueError(f"`support` must be a share above 0, up to 1; it is {self.support!r}")
         if self.support is not None and self.C != "auto":
             raise ValueError(f"`support` asks for C to be found, and C={self.C!r} gives it: leave one of them out")
+        for name in ("C", "support", "gap"):  # numpy's numbers, too
+            value = getattr(self, name)
+            if isinstance(value, Real) and not isinstance(value, (int, float)):
+                object.__setattr__(self, name, float(value))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
+            raise ValueError(f"`seed` must be a whole number; it is {self.seed!r}")
+        object.__setattr__(self, "seed", int(self.seed))
         object.__setattr__(self, "class_weight", class_weights(self.class_weight))
         object.__setattr__(self, "sample_weight", sample_weights(self.sample_weight))
 
@@ -194,7 +203,7 @@ class DualView(DataMethod):
         certificate |= {
             "asked_gap": self.gap,
             "support": len(support),
-            "support_share": len(support) / len(positions),
+            "support_share": len(support) / int((setting.weights > 0).sum()),
         }
         if curve is not None:
             certificate |= {"reachable_support": list(curve.reachable_support), "curve": curve.describe()}
@@ -310,14 +319,17 @@ class DualView(DataMethod):
         if given:
             raise ValueError(f"{message}: give other targets=")
         warnings.warn(
-            f"the network predicts a class that training never showed: {message}; its scores for that class are zero",
+            f"the network predicts a class that the fit never saw: {message}; its scores for that class are zero",
             DualViewWarning,
             stacklevel=5,
         )
 
     def _without_samples(self) -> str:
-        return "has no training samples" if self.fit_to == "labels" else "is predicted for no training sample"
+        among = " of a weight above zero" if (self.sample_weight, self.class_weight) != (None, None) else ""
+        if self.fit_to == "labels":
+            return f"has no training samples{among}"
+        return f"is predicted for no training sample{among}"
 
 
 def _is_positive(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 < value < math.inf
+    return not isinstance(value, bool) and isinstance(value, Real) and 0 < float(value) < math.inf

@@ -54,7 +54,7 @@ def curve_figure(curve: Curve) -> Figure:
 
     panels = _panels(curve)
     heading = heading_of(title_of(curve), sentence_of(curve), WIDTH)
-    notes = note_lines([NOTE] if curve.fidelity is not None else [], WIDTH)
+    notes = note_lines([] if curve.fidelity is None else [BARS] if curve.by == "support" else [BARS + PAIRED], WIDTH)
     below = BELOW + notes_height(notes)
     with plain_style():
         sheet = Sheet(WIDTH, MARGIN + heading.height + len(panels) * (PANEL + BETWEEN) - 0.3 + below)
@@ -74,8 +74,9 @@ def curve_figure(curve: Curve) -> Figure:
     return sheet.figure
 
 
-NOTE = (
-    "Bars: one standard error of each share. Two values of C mostly differ from the network on the same samples, so "
+BARS = "Bars: one standard error of each share."
+PAIRED = (
+    " Two values of C mostly differ from the network on the same samples, so "
     "that their difference is known better than either: that is what the choice goes by."
 )
 

@@ -19,6 +19,7 @@ LOW_AGREEMENT = 0.9
 _STATUS = {
     "converged": "The solver reached the gap that was asked for",
     "limit": "The solver stopped at its limit of passes, before the gap that was asked for",
+    "interrupted": "The solver was interrupted before the gap that was asked for",
     "stalled": "The precision of the features allowed no further progress towards the gap that was asked for",
 }
 _FIDELITY = {
@@ -115,9 +116,9 @@ def certificate_facts(explainer: Explainer) -> list[Fact]:
         facts.append(Fact("C", f"{known['C']:.3g}", f"{meaning}{_chosen(explainer)}"))
     if "support_share" in known:
         value = f"{percent(known['support_share'])} ({count(known['support'])} samples)"
-        meaning = "Share of training samples that can have a score; every other one counts exactly zero."
+        meaning = "Share of the fitted samples that can have a score; every other one counts exactly zero."
         if "bound" in known:
-            meaning += f" {count(known['bound'])} of them stand at their bounds, where the margin is not kept."
+            meaning += f" {count(known['bound'])} of them stand at their bound C; all that miss their margin do."
         facts.append(Fact("Support", value, meaning))
     return facts
 
@@ -128,7 +129,8 @@ def _chosen(explainer: Explainer) -> str:
     if curve is None:
         return ""
     if curve.by == "support":
-        return f" Chosen for a support share of {percent(curve.asked_support or 0)}."
+        low, high = (percent(share) for share in curve.reachable_support)
+        return f" Chosen for a support share of {percent(curve.asked_support or 0)}; from {low} to {high} were seen."
     if "held_out" in explainer.fidelity:
         return " Chosen by the fidelity on the held\u2011out samples, which is a little too good for that reason."
     return f" Chosen by the fidelity on {count(curve.num_held_out)} training samples, set aside for that."

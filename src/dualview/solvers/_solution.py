@@ -30,8 +30,9 @@ class DualSolution:
         seconds: wall time of the solve; a first one on a machine includes the compilation of the loops.
         regime_seconds: wall time of each algorithm that ran.
         C: weight of the sum of losses.
-        free: support rows between their bounds, whose share of Cᵢ is spread over two or more classes.
-        bound: support rows at their bounds, with all of Cᵢ on one rival class.
+        free: rows with 0 < alpha_y < Cᵢ.
+        bound: rows with alpha_y = Cᵢ, on one rival class or several. Without any, every larger C has the same
+            solution.
     """
 
     coefficients: Float[Tensor, "train cls"]

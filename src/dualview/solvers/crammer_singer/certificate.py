@@ -22,8 +22,8 @@ class Certificate(NamedTuple):
         primal: P = ½‖W‖² + Σ C_i·loss_i, at `weights`.
         dual: D = Σ_i alpha_i,y_i - ½‖W‖², at `coefficients`.
         gap: (P - D)/P.
-        free: rows whose p = C_i e_y - alpha has two or more entries.
-        bound: rows whose p has one, on a rival class.
+        free: rows with 0 < alpha_y < C_i.
+        bound: rows with alpha_y = C_i; without any, a larger C has the same solution.
     """
 
     coefficients: torch.Tensor
@@ -57,10 +57,9 @@ def certify(problem: Problem, coefficients: Blocks, cut: float) -> Certificate:
         alpha = feasible(coefficients[rows], targets, costs[rows], cut)
         weights += alpha.T @ block
         owned = alpha[np.arange(len(targets)), targets]
-        entries = (alpha < 0).sum(axis=1) + (owned < costs[rows])
         own += float(owned.sum())
-        free += int((entries > 1).sum())
-        bound += int(((entries == 1) & (owned > 0)).sum())
+        free += int(((owned > 0) & (owned < costs[rows])).sum())
+        bound += int((owned >= costs[rows]).sum())
         row, column = np.nonzero(alpha)
         row_index.append(problem.rows[row + rows.start])
         class_index.append(problem.classes[column])

@@ -75,6 +75,11 @@ class Problem:
             raise ValueError(f"C must be a positive, finite number; got {C}")
         scaled = replace(self, C=float(C))
         if not scaled.fits(np.dtype(np.float64)):
+            if scaled.costs.min() < 1e-240:
+                raise ValueError(
+                    f"C = {C} times the smallest weight is {scaled.costs.min():.3g}, too small for float64's products; "
+                    "use larger ones, or zero for rows without a part"
+                )
             raise ValueError(
                 f"C = {C} and features of magnitude up to {self.largest:.3g} overflow float64 when multiplied; rescale "
                 "them"
