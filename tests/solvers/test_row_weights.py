@@ -106,8 +106,6 @@ def test_bounds_hold_per_row(C, decades, assert_certified):
     assert_certified(solution, features, labels, C * factors)
     assert solution.status == "converged"
     own = solution.coefficients.to_dense().numpy()[np.arange(120), labels]
-    p = C * factors[:, None] * (np.arange(3) == labels[:, None]) - solution.coefficients.to_dense().numpy()
-    inside = (p > 0).sum(1)
     assert solution.bound == (own >= C * factors).sum() and solution.free == ((own > 0) & (own < C * factors)).sum()
 
 

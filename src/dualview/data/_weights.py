@@ -69,10 +69,11 @@ def _listed(name: str, given: Any) -> list[Any]:
     listed = given.tolist() if hasattr(given, "tolist") else given
     if not isinstance(listed, Iterable):
         raise ValueError(f"`{name}` must hold several weights; it is the one number {listed!r}")
-    return [value.item() if hasattr(value, "item") else value for value in listed]
+    return list(listed)
 
 
 def _weight(name: str, value: Any, of: str) -> float:
+    value = value.item() if hasattr(value, "item") else value  # of numpy or torch
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and float(value) >= 0):
         raise ValueError(f"`{name}` must hold finite numbers of at least 0; that of {of} is {value!r}")
