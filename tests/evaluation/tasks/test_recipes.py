@@ -82,7 +82,7 @@ def test_a_recipe_describes_itself():
         "learning_rate": 0.05,
         "batch_size": 50,
         "optimiser": "sgd",
-        "momentum": 0.0,
+        "momentum": 0.9,
         "weight_decay": 5e-4,
         "falling": True,
     }

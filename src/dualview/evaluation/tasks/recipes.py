@@ -133,8 +133,9 @@ def small_residual(shape: tuple[int, ...], num_classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-MLP_RECIPE = Recipe(mlp, epochs=15, learning_rate=0.05, batch_size=50, weight_decay=5e-4, falling=True)
+MLP_RECIPE = Recipe(mlp, 15, learning_rate=0.05, batch_size=50, momentum=0.9, weight_decay=5e-4, falling=True)
 CNN_RECIPE = Recipe(small_cnn, epochs=8, learning_rate=1e-3, batch_size=64, optimiser="adam")
 TINY_CNN_RECIPE = Recipe(small_cnn, epochs=20, learning_rate=1e-3, batch_size=64, optimiser="adam")
 RESIDUAL_RECIPE = Recipe(small_residual, epochs=8, learning_rate=2e-3, batch_size=64, optimiser="adam", falling=True)
 TABLE_RECIPE = Recipe(mlp, epochs=60, learning_rate=0.05, batch_size=20, weight_decay=5e-4, falling=True)
+TEXT_RECIPE = Recipe(mlp, epochs=40, learning_rate=0.3, batch_size=50, weight_decay=5e-4, falling=True)

@@ -6,10 +6,17 @@ from functools import partial
 
 from torch import Tensor
 
-from dualview.evaluation.tasks import sources
+from dualview.evaluation.tasks import sources, texts
 from dualview.evaluation.tasks.planted import corner_square, high_column
 from dualview.evaluation.tasks.problem import Source
-from dualview.evaluation.tasks.recipes import CNN_RECIPE, MLP_RECIPE, RESIDUAL_RECIPE, TABLE_RECIPE, TINY_CNN_RECIPE
+from dualview.evaluation.tasks.recipes import (
+    CNN_RECIPE,
+    MLP_RECIPE,
+    RESIDUAL_RECIPE,
+    TABLE_RECIPE,
+    TEXT_RECIPE,
+    TINY_CNN_RECIPE,
+)
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -55,6 +62,15 @@ SOURCES = {
             draw_mark=high_column,
             foreign=lambda number: sources.foreign_rows(13)[:number],
             class_names=("cultivar 0", "cultivar 1", "cultivar 2"),
+        ),
+        Source(
+            "bbc-sentences",
+            texts.bbc_sentences,
+            num_classes=5,
+            recipe=TEXT_RECIPE,
+            draw_mark=texts.with_phrase,
+            foreign=texts.manual_sentences,
+            class_names=texts.TOPICS,
         ),
     )
 }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +10,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table as RichTable
 
 import dualview as dv
+from dualview.cli.evaluate import EXAMPLES, evaluate
+from dualview.cli.references import TaskRef, load, task_at
+from dualview.cli.tables import print_rows
 from dualview.data._explainer import Explainer
 from dualview.engine.datasets import as_samples
-from dualview.engine.task import Task, as_task
 from dualview.evaluation.counterfactual import removal_effect
 from dualview.features.lrp import NAMES
 
@@ -29,15 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-console = Console(markup=False, emoji=False, highlight=False)  # names may hold brackets and colons
 
-TaskRef = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODULE:TASK",
-        help="A dualview.Task or a torch model, or a function that returns one; MODULE is a dotted name or a .py file.",
-    ),
-]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that keeps the recorded rows and the fit.")]
 TrainOption = Annotated[
     str | None,
@@ -109,7 +99,7 @@ def fit(
     """Record the training set and fit DualView."""
     explainer = dv.fit(
         dv.DualView(C=_weight(C), support=support, fit_to=fit_to, gap=gap),
-        _task(task),
+        task_at(task),
         load(data),
         held_out=_held_out(held_out),
         store=store,
@@ -196,7 +186,7 @@ def audit(
     explainer = _open(store, task, None, method)
     suspects = explainer.suspects(top, by=by)
     suspects.to_csv(csv)
-    _print_rows(f"suspects, by {suspects.by}", _with_class_names(suspects.head(30), explainer.task.class_names))
+    print_rows(f"suspects, by {suspects.by}", _with_class_names(suspects.head(30), explainer.task.class_names))
     print(f"{len(suspects)} suspects: {csv}")
     if verify is not None:
         effect = removal_effect(
@@ -207,7 +197,7 @@ def audit(
             load(str(test)),
             seeds=range(seeds),
         )
-        _print_rows(f"retrained, {len(suspects)} samples removed", effect.rows())
+        print_rows(f"retrained, {len(suspects)} samples removed", effect.rows())
 
 
 @app.command(
@@ -237,6 +227,9 @@ def report(
     print(f"The page: {dv.write_report(explainer, load(data), out, title=title, rule=chosen).resolve()}")
 
 
+app.command(epilog=_example(EXAMPLES))(evaluate)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; errors of use end with one message and exit code 1, not with a traceback."""
     sys.path.insert(0, "")
@@ -248,44 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from error
 
 
-def load(reference: str, *, call: bool = True) -> Any:
-    """Import `MODULE:NAME`; MODULE is a dotted name or a .py file. A plain function is called for its value."""
-    module_name, colon, name = reference.rpartition(":")
-    if not colon or not name:
-        raise ValueError(f"{reference!r} is not of the form MODULE:NAME, e.g. my_project.py:task")
-    module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-    if not hasattr(module, name):
-        public = ", ".join(sorted(key for key in vars(module) if not key.startswith("_")))
-        raise LookupError(f"{module_name} has no {name!r}; it has {public}")
-    value = getattr(module, name)
-    if not call or not callable(value) or isinstance(value, torch.nn.Module) or hasattr(value, "__getitem__"):
-        return value
-    return value()
-
-
-def _from_file(path: Path) -> Any:
-    """Import a file once, under its own name, so that what it defines is the same in every reference."""
-    name = path.stem
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
-        return known
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    spec.loader.exec_module(module)
-    return module
-
-
-def _task(reference: str) -> Task:
-    return as_task(load(reference))
-
-
 def _open(store: Path, task: str, train: str | None, method: str | None) -> Explainer:
-    return dv.open(store, _task(task), train=None if train is None else load(train), method=method)
+    return dv.open(store, task_at(task), train=None if train is None else load(train), method=method)
 
 
 def _held_out(given: str | None) -> Any:
@@ -321,7 +278,7 @@ def _print_facts(explainer: Explainer) -> None:
     )
     if explainer.curve is not None:
         print(explainer.curve)
-    _print_rows(
+    print_rows(
         "agreement of surrogate and network", [{"data": name, **scores} for name, scores in explainer.fidelity.items()]
     )
 
@@ -343,7 +300,7 @@ def _print_neighbours(attribution: dv.DataAttribution, row: int, position: int, 
     ]
     predicted, target = (_class(attribution.class_names, int(column[0])) for column in (one.predicted, one.targets))
     title = f"sample {position}: predicted {predicted}, {attribution.measured} of {target}"
-    _print_rows(f"{title}, bias {float(one.bias[0]):.3g}", rows)
+    print_rows(f"{title}, bias {float(one.bias[0]):.3g}", rows)
 
 
 def _with_class_names(ranking: dv.Ranking, class_names: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -356,14 +313,3 @@ def _with_class_names(ranking: dv.Ranking, class_names: Sequence[str] | None) ->
 
 def _class(class_names: Sequence[str] | None, column: int) -> str:
     return str(column) if class_names is None else str(class_names[column])
-
-
-def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    print(title)  # as a title of the table it would be wrapped to the table's width
-    table = RichTable()
-    for name in rows[0] if rows else []:
-        numeric = isinstance(rows[0][name], (int, float))
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    console.print(table)

@@ -1,0 +1,120 @@
+"""The command `dualview evaluate`: methods by metrics on tasks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import dualview as dv
+import dualview.data
+from dualview.cli.references import load, task_at
+from dualview.cli.tables import print_rows
+from dualview.evaluation.cases import case_of, case_of_task
+from dualview.evaluation.contenders import BASELINES, contenders
+from dualview.evaluation.judgement import Judgement, judge
+from dualview.evaluation.metrics import chosen
+from dualview.evaluation.tasks import SOURCES, VARIANTS, Problem, Source
+
+EXAMPLES = (
+    "evaluate --tasks mnist-mlp --methods 'DualView(C=1e-3)' --methods random\n"
+    "  dualview evaluate my_project.py:task --data my_project.py:train_set \\\n"
+    "      --test my_project.py:test_set --metrics class-detection --metrics sparsity"
+)
+
+
+def evaluate(
+    task: Annotated[
+        str | None, typer.Argument(metavar="[MODULE:TASK]", help="Your own task; needs --data and --test.")
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(help="A baseline or a method with its settings, e.g. 'DualView(C=1e-3)'; repeat for more."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeat for more; 'all' adds those that train networks for each method. Default: the rest."),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Built-in tasks; repeat for more. Default: mnist-mlp.")
+    ] = None,
+    store: Annotated[Path, typer.Option(help="Folder that keeps trained networks and retrained outputs.")] = Path(
+        "runs/evaluation"
+    ),
+    data: Annotated[str | None, typer.Option("--data", metavar="MODULE:DATASET", help="Your training set.")] = None,
+    test: Annotated[str | None, typer.Option("--test", metavar="MODULE:DATASET", help="Your test set.")] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:TRAIN", help="Your function train(mask, seed) → model, for what retrains."),
+    ] = None,
+    subsets: Annotated[int, typer.Option(help="Half subsets that the retrained networks saw.")] = 100,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table in Markdown.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw each metric with its intervals.")] = None,
+    ranks: Annotated[Path | None, typer.Option(help="Draw run time against average rank.")] = None,
+) -> None:
+    """Judge methods by metrics: on built-in tasks with planted flaws, or on your own."""
+    named = chosen(metrics)
+    bank = {"num_subsets": subsets, "num_seeds": seeds}
+    if task is not None:
+        if data is None or test is None:
+            raise ValueError("a task of your own needs --data MODULE:DATASET and --test MODULE:DATASET")
+        retrain = None if train is None else load(train, call=False)
+        folder = store / "banks" / "own"
+        own = partial(case_of_task, task_at(task), load(data), load(test), retrain=retrain, bank_folder=folder, **bank)
+        made = [own]
+    else:
+        problems = [
+            Problem(_source(name), variant, store)
+            for name in tasks or ["mnist-mlp"]
+            for variant in VARIANTS
+            if any(metric.variant == variant for metric in named)
+        ]
+        made = [partial(case_of, problem, **bank) for problem in problems]
+    judgement = judge(contenders(methods or [*BASELINES, *dualview.data.__all__]), named, made)
+    _print(judgement)
+    for path, text in ((csv, judgement.to_csv), (markdown, judgement.to_markdown)):
+        if path is not None:
+            path.write_text(text())
+            print(f"table: {path}")
+    for path, kind in ((figure, "metrics"), (ranks, "ranks")):
+        if path is not None:
+            dv.plot(judgement, kind=kind).savefig(path)
+            print(f"figure: {path}")
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise ValueError(f"there is no built-in task {name!r}; there are {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def _print(judgement: Judgement) -> None:
+    """Print a table for each data set, a column for each contender, with all that was noted, costs and ranks."""
+    notes: dict[str, int] = {}
+    for place in dict.fromkeys((line.data, line.variant) for line in judgement.lines):
+        rows: dict[str, dict[str, str]] = {}
+        for line in judgement.lines:
+            if (line.data, line.variant) == place:
+                short = line.short(notes)
+                row = rows.setdefault(line.metric, {"metric": line.metric, "better": "", "chance": ""})
+                row |= {name: short[name] for name in ("better", "chance") if short[name]}
+                row[line.contender] = " ".join(filter(None, (short["mean"], short["95 % interval"], short["notes"])))
+        print_rows(", ".join(place), list(rows.values()))
+    for note, number in notes.items():
+        print(f"[{number}] {note}")
+    ranks = judgement.ranks()
+    summary = [
+        {
+            "contender": name,
+            "seconds": sum(
+                cost.fit_seconds + cost.explain_seconds for cost in judgement.costs if cost.contender == name
+            ),
+            "mean rank": f"{ranks[name][0]:.2f} of {ranks[name][1]} comparisons" if name in ranks else "",
+        }
+        for name in dict.fromkeys(cost.contender for cost in judgement.costs)
+    ]
+    print_rows("cost and rank", summary)

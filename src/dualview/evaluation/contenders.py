@@ -1,0 +1,254 @@
+"""What is judged: data methods as they are set, and the baselines that every table needs."""
+
+from __future__ import annotations
+
+import ast
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import dualview.data
+from dualview.data._explainer import Explainer
+from dualview.data._fit import fit
+from dualview.data._method import DataMethod
+from dualview.engine.outputs import Kind
+from dualview.engine.task import Task
+from dualview.evaluation._scores import Scores
+
+SUSPICIONS = ("self_influence", "slack")
+
+
+class Fitted(NamedTuple):
+    """A contender that has seen the training set.
+
+    Attributes:
+        explain: (test inputs, targets "test") → scores "test train".
+        suspicions: name → how suspicious each training sample's label is, "train", larger is more; may be empty.
+        seconds: time of the fit.
+        num_bytes: of what is kept between fit and explanation.
+    """
+
+    explain: Any
+    suspicions: dict[str, Float[Tensor, " train"]]
+    seconds: float
+    num_bytes: int
+
+
+class Contender(ABC):
+    """Something that scores training samples for test samples."""
+
+    kind: Kind
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As tables call it."""
+
+    @abstractmethod
+    def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
+        """See the training set.
+
+        Args:
+            task: the model and what is measured of it.
+            train: labelled training set, as `dualview.fit` takes it.
+            train_targets: its labels as output columns.
+        """
+
+
+@dataclass(frozen=True)
+class Method(Contender):
+    """A data method.
+
+    Attributes:
+        method: with its settings.
+    """
+
+    method: DataMethod
+
+    @property
+    def kind(self) -> Kind:  # type: ignore[override]
+        """Of the method's scores."""
+        return self.method.kind
+
+    @property
+    def name(self) -> str:
+        """The method with the settings that are not at their defaults."""
+        settings = {field.name: getattr(self.method, field.name) for field in fields(self.method)}  # type: ignore[arg-type]
+        changed = [field for field in fields(self.method) if settings[field.name] != field.default]  # type: ignore[arg-type]
+        listed = ", ".join(f"{field.name}={settings[field.name]!r}" for field in changed)
+        return type(self.method).__name__ + (f"({listed})" if listed else "")
+
+    def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
+        """Fit the method and rank the training samples by what it offers."""
+        started = time.perf_counter()
+        explainer = fit(self.method, task, train, progress=False)
+        seconds = time.perf_counter() - started
+        return Fitted(explainer.explain, _suspicions(explainer), seconds, _kept_bytes(explainer))
+
+
+@dataclass(frozen=True)
+class RandomScores(Contender):
+    """Normal noise: what a metric gives where nothing is known.
+
+    Attributes:
+        seed: of the noise.
+    """
+
+    seed: int = 0
+    kind = "effect"
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return "random"
+
+    def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
+        """Draw; test samples get fresh noise at each call, the same for the same seed and number."""
+        num_train = len(train_targets)
+
+        def explain(inputs: Any, targets: Int[Tensor, " test"]) -> Scores:
+            generator = torch.Generator().manual_seed(self.seed)
+            return torch.randn(len(targets), num_train, generator=generator)
+
+        noise = torch.randn(num_train, generator=torch.Generator().manual_seed(self.seed + 1))
+        return Fitted(explain, {"self_influence": noise}, 0.0, 0)
+
+
+@dataclass(frozen=True)
+class SameClass(Contender):
+    """1 for a training sample with the label that is explained, else 0: what class alone tells."""
+
+    kind = "similarity"
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return "same class"
+
+    def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
+        """Remember the labels."""
+
+        def explain(inputs: Any, targets: Int[Tensor, " test"]) -> Scores:
+            return (targets[:, None] == train_targets).float()
+
+        return Fitted(explain, {}, 0.0, train_targets.nbytes)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The one of several contenders with the highest linear datamodelling score.
+
+    It is chosen on half of a bank's subsets, which no score that is reported in the same judgement then uses.
+
+    Attributes:
+        candidates: two or more.
+    """
+
+    candidates: tuple[Contender, ...]
+
+
+@dataclass(frozen=True)
+class Chosen(Contender):
+    """A contender that was chosen from several.
+
+    Attributes:
+        contender: which.
+        num_candidates: from how many.
+    """
+
+    contender: Contender
+    num_candidates: int
+
+    @property
+    def kind(self) -> Kind:  # type: ignore[override]
+        """Of the contender's scores."""
+        return self.contender.kind
+
+    @property
+    def name(self) -> str:
+        """The contender's, and that it was chosen."""
+        return f"{self.contender.name}, best of {self.num_candidates}"
+
+    def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
+        """Fit the contender."""
+        return self.contender.fit(task, train, train_targets)
+
+
+def _suspicions(explainer: Explainer) -> dict[str, Tensor]:
+    found = {"self_influence": explainer.self_influence()}
+    try:
+        ranking = explainer.suspects(by="slack")
+    except TypeError:  # the method has none
+        return found
+    slack = torch.empty(len(ranking.index), dtype=ranking.columns["slack"].dtype)
+    return found | {"slack": slack.scatter_(0, ranking.index, ranking.columns["slack"])}
+
+
+def _kept_bytes(explainer: Explainer) -> int:
+    state = sum(part.nbytes for part in explainer.state if isinstance(part, Tensor))
+    return state + sum(rows.values.nbytes for rows in explainer.table.blocks(2**16))
+
+
+BASELINES: dict[str, Contender] = {"random": RandomScores(), "same-class": SameClass()}
+
+
+def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
+    """Return what a text names: a baseline, a method of `dualview.data` with its settings, or the best of several.
+
+    Example:
+        >>> contender("DualView(C=1e-3)").name
+        'DualView(C=0.001)'
+        >>> len(contender("best(DualView(C=1e-3), DualView(C=0.1))").candidates)
+        2
+
+    Raises:
+        ValueError: there is no such method, or its settings cannot be read.
+    """
+    if isinstance(given, (Contender, Best)):
+        return given
+    if isinstance(given, DataMethod):
+        return Method(given)
+    if given in BASELINES:
+        return BASELINES[given]
+    known = ", ".join((*BASELINES, *dualview.data.__all__, "best(...)"))
+    try:
+        call = ast.parse(given.strip(), mode="eval").body
+        called = call.func if isinstance(call, ast.Call) else call
+        several = isinstance(call, ast.Call) and isinstance(called, ast.Name) and called.id == "best"
+        settings = {} if several else _settings(call) if isinstance(call, ast.Call) else {}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{given!r} is no method with plain settings, like 'DualView(C=1e-3)'; known: {known}"
+        ) from error
+    if several and isinstance(call, ast.Call):
+        return _best(given, [contender(ast.unparse(one)) for one in call.args])
+    if not isinstance(called, ast.Name) or called.id not in dualview.data.__all__:
+        raise ValueError(f"{given!r} names no method; known: {known}")
+    try:
+        return Method(getattr(dualview.data, called.id)(**settings))
+    except TypeError as error:
+        raise ValueError(f"{given!r}: {error}") from error
+
+
+def _best(given: str, candidates: list[Contender | Best]) -> Best:
+    single = [one for one in candidates if isinstance(one, Contender)]
+    if len(single) < max(2, len(candidates)):
+        raise ValueError(f"{given!r} must name two or more methods to choose from")
+    return Best(tuple(single))
+
+
+def _settings(call: ast.Call) -> dict[str, Any]:
+    if call.args:
+        raise ValueError("settings are named")
+    return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+
+
+def contenders(given: Sequence[str | DataMethod | Contender | Best]) -> list[Contender | Best]:
+    """Return each one named; see `contender`."""
+    return [contender(one) for one in given]

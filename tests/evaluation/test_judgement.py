@@ -1,0 +1,84 @@
+"""The table of contenders, metrics and cases, its ranks and its costs."""
+
+import csv
+import io
+import math
+from functools import partial
+
+import pytest
+import torch
+
+import dualview as dv
+from dualview.evaluation._estimate import Estimate
+from dualview.evaluation.cases import case_of
+from dualview.evaluation.contenders import Best, Method, RandomScores, SameClass
+from dualview.evaluation.judgement import COLUMNS, Judgement, Line, judge
+from dualview.evaluation.metrics import METRICS
+
+
+def line(contender, value, *, metric="m", data="d", better=True, notes=()):
+    values = torch.tensor([value, value]).double()
+    return Line(data, "standard", metric, contender, Estimate(metric, values, value, value, better, notes=tuple(notes)))
+
+
+def test_ranks_share_ties_turn_with_the_better_way_and_leave_out_what_does_not_apply():
+    lines = (
+        *(line(name, value) for name, value in (("a", 3.0), ("b", 2.0), ("c", 2.0))),
+        *(line(name, value, metric="loss", better=False) for name, value in (("a", 3.0), ("b", 1.0))),
+        *(line(name, value, metric="neither", better=None) for name, value in (("a", 3.0), ("b", 1.0))),
+        line("a", 1.0, metric="alone"),
+        line("b", math.nan, metric="undefined"),
+        Line("d", "standard", "loss", "c", None, "has none"),
+    )
+    assert Judgement(lines, ()).ranks() == {"a": (1.5, 2), "b": (1.75, 2), "c": (2.5, 1)}
+
+
+def test_tables_hold_every_note():
+    judgement = Judgement(
+        (
+            line("a", 0.5, notes=["few", "tied"]),
+            line("b", math.nan, notes=["few"]),
+            Line("d", "standard", "m", "c", None, "c has no slack"),
+        ),
+        (),
+    )
+    text = judgement.to_markdown()
+    assert "| d | standard | m | a | 0.500 | (0.500 to 0.500) |" in text and "| [1] [2] |" in text
+    assert "undefined" in text and "does not apply" in text
+    assert text.endswith("[1] few  \n[2] tied  \n[3] c has no slack  \n")
+    rows = list(csv.DictReader(io.StringIO(judgement.to_csv())))
+    assert tuple(rows[0]) == COLUMNS and rows[0]["notes"] == "few; tied"
+    assert rows[1]["value"] == "" and rows[2]["notes"] == "c has no slack"
+
+
+def test_a_judgement_of_real_contenders(toy_problem):
+    contenders = [RandomScores(), SameClass(), Method(dv.DualView(C=0.1))]
+    metrics = [METRICS[name] for name in ("class-detection", "sparsity", "mislabel-detection", "mislabel-recall-slack")]
+    cases = [partial(case_of, toy_problem(variant)) for variant in ("standard", "flipped")]
+    found = judge(contenders, metrics, cases, progress=False)
+    assert len(found.lines) == 12 and len(found.costs) == 6
+    by_name = {(line.metric, line.contender): line for line in found.lines}
+    assert by_name["class-detection", "same class"].estimate.mean == 1
+    assert by_name["mislabel-detection", "same class"].why_not == "same class has no self-influence"
+    assert by_name["mislabel-recall-slack", "DualView(C=0.1)"].estimate.mean > 0.3
+    again = judge(contenders, metrics, cases, progress=False)
+    assert again.to_csv() == found.to_csv()  # to the last digit
+    for cost in found.costs:
+        assert cost.num_test == 60 and cost.explain_seconds >= 0 and cost.metric_seconds > 0
+    assert [cost.num_bytes > 0 for cost in found.costs] == [False, True, True] * 2
+
+
+def test_with_a_best_of_several_scores_are_on_subsets_of_their_own(toy_problem):
+    case = partial(case_of, toy_problem("standard"), num_subsets=40, num_seeds=2)
+    alone = judge([SameClass()], [METRICS["lds"]], [case], progress=False)
+    beside = judge([SameClass(), Best((RandomScores(), SameClass()))], [METRICS["lds"]], [case], progress=False)
+    same, best = beside.lines
+    assert best.contender == "same class, best of 2" and best.estimate.mean == same.estimate.mean
+    assert same.estimate.mean != alone.lines[0].estimate.mean  # of 20 subsets, not of 40
+
+
+def test_a_case_without_a_metric_for_it_costs_nothing(toy_problem):
+    found = judge([SameClass()], [METRICS["sparsity"]], [partial(case_of, toy_problem("flipped"))], progress=False)
+    assert found == Judgement((), ()) and found.to_markdown().startswith("|")
+    with pytest.raises(KeyError):
+        METRICS["nothing"]

@@ -1,0 +1,124 @@
+"""Each metric of the table: with a scorer that knows, with one that knows nothing, and where it does not apply."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import dualview as dv
+from dualview.evaluation import metrics
+from dualview.evaluation.cases import case_of, case_of_task
+from dualview.evaluation.contenders import Best, Contender, Fitted, Method, RandomScores, SameClass
+from dualview.evaluation.metrics import METRICS, Inapplicable, Judged, choose, chosen
+
+
+@dataclass(frozen=True)
+class Knowing(Contender):
+    """Scores by what is planted: 1 for the training samples to be found."""
+
+    wanted: object
+    kind = "effect"
+    name = "knowing"
+
+    def fit(self, task, train, train_targets):
+        return Fitted(self.wanted, {name: self.wanted(None, None) for name in ("self_influence", "slack")}, 0.0, 0)
+
+
+def judged(toy_problem, variant, contender):
+    return Judged(case_of(toy_problem(variant), num_subsets=40, num_seeds=2), contender)
+
+
+def test_detection_by_one_who_knows(toy_problem):
+    _, (train, test) = None, case_of(toy_problem("shortcut")).planted
+    finds = Knowing(lambda inputs, targets: train.marked.float().expand(len(test.labels), -1))
+    assert METRICS["shortcut-detection"].measure(judged(toy_problem, "shortcut", finds)).mean == pytest.approx(1)
+    mixed, mixed_test = case_of(toy_problem("mixed")).planted
+    finds = Knowing(lambda inputs, targets: mixed.foreign.float().expand(len(mixed_test.labels), -1))
+    found = METRICS["mixed-data-detection"].measure(judged(toy_problem, "mixed", finds))
+    assert found.mean == pytest.approx(1) and found.num_samples == int(mixed_test.foreign.sum())
+    merged, merged_test = case_of(toy_problem("merged")).planted
+    finds = Knowing(lambda inputs, targets: (merged_test.subclasses[:, None] == merged.subclasses).float())
+    found = METRICS["subclass-detection"].measure(judged(toy_problem, "merged", finds))
+    right = case_of(toy_problem("merged")).predicted == merged_test.labels
+    assert found.mean == 1 and found.num_samples == int(right.sum())
+    flipped, _ = case_of(toy_problem("flipped")).planted
+    finds = Knowing(lambda inputs, targets: flipped.flipped.float())
+    one = Judged(case_of(toy_problem("flipped")), finds)
+    for name in ("mislabel-detection", "mislabel-detection-slack", "mislabel-recall", "mislabel-recall-slack"):
+        assert METRICS[name].measure(one).mean == 1
+
+
+def test_class_alone_tells_the_class(toy_problem):
+    assert METRICS["class-detection"].measure(judged(toy_problem, "standard", SameClass())).mean == 1
+    noise = METRICS["class-detection"].measure(judged(toy_problem, "standard", RandomScores()))
+    assert noise.low <= noise.chance <= noise.high
+
+
+def test_datamodelling_of_noise_of_class_and_of_the_truth(toy_problem):
+    noise = METRICS["lds"].measure(judged(toy_problem, "standard", RandomScores()))
+    assert noise.low <= 0 <= noise.high and any("fewer than 50" in note for note in noise.notes)
+    same = METRICS["lds"].measure(judged(toy_problem, "standard", SameClass()))
+    assert "similarities: their sums mean nothing of their own" in same.notes
+    case = case_of(toy_problem("standard"), num_subsets=40, num_seeds=2)
+    masks, outputs, _ = case.truth()
+    scores = torch.linalg.lstsq(masks.double(), outputs.mean(0)).solution.T.float()  # fits the 40 subsets exactly
+    fits = Knowing(lambda inputs, targets: scores)
+    assert METRICS["lds"].measure(judged(toy_problem, "standard", fits)).mean > 0.99
+
+
+def test_the_best_is_chosen_on_subsets_of_its_own(toy_problem):
+    """One candidate knows the subsets for the choice, the other those for the score."""
+    case = case_of(toy_problem("standard"), num_subsets=40, num_seeds=2)
+    reserved = dataclasses.replace(case, reserved=True)
+    solutions = []
+    for for_choice in (True, False):
+        masks, outputs, _ = reserved.truth(for_choice=for_choice)
+        solutions.append(torch.linalg.lstsq(masks.double(), outputs.mean(0)).solution.T.float())
+    candidates = tuple(Knowing(lambda inputs, targets, s=s: s) for s in solutions)
+    found = choose(Best(candidates[::-1]), reserved)
+    assert found.contender is candidates[0] and found.name == "knowing, best of 2"
+    scored = METRICS["lds"].measure(Judged(reserved, found)).mean
+    assert scored < 0.5 < METRICS["lds"].measure(Judged(reserved, candidates[1])).mean
+
+
+@pytest.mark.parametrize(
+    "name", ["model-randomisation", "stability", "sparsity", "hoyer", "top-k-cardinality", "static-share"]
+)
+def test_others_of_a_real_method(name, toy_problem):
+    one = judged(toy_problem, "standard", Method(dv.DualView(C=0.1)))
+    found = METRICS[name].measure(one)
+    assert found.num_samples > 0 and -1 <= found.mean <= 1
+    if name in ("stability", "model-randomisation"):
+        assert one.seconds["scores of others"] > 0
+        # Class alone does not look at the network: nothing changes with it.
+        assert METRICS[name].measure(judged(toy_problem, "standard", SameClass())).mean == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["coreset-selection", "data-pruning", "brittleness"])
+def test_those_that_retrain(name, toy_problem):
+    found = METRICS[name].measure(judged(toy_problem, "standard", Method(dv.DualView(C=0.1))))
+    assert METRICS[name].retrains and found.num_samples > 0
+
+
+def test_what_does_not_apply_says_why(toy_problem):
+    problem = toy_problem("standard")
+    own = case_of_task(problem.task(problem.model()), problem.train.pairs, problem.test.pairs)
+    for name, reason in (
+        ("lds", "nothing says how to train"),
+        ("model-randomisation", "before training is not known"),
+        ("stability", "no networks of other seeds"),
+        ("shortcut-detection", "nothing is known to be planted"),
+        ("coreset-selection", "nothing says how to train"),
+        ("mislabel-recall-slack", "same class has no slack|nothing is known to be planted"),
+    ):
+        with pytest.raises(Inapplicable, match=reason):
+            METRICS[name].measure(Judged(own, SameClass()))
+
+
+def test_metrics_by_name():
+    assert chosen(["lds", "hoyer"]) == [METRICS["lds"], METRICS["hoyer"]]
+    assert not any(metric.retrains for metric in chosen(None)) and chosen(["all"]) == list(METRICS.values())
+    with pytest.raises(ValueError, match="there is no metric 'LDS'; there are class-detection"):
+        chosen(["LDS"])
+    assert metrics.STABILITY_SEEDS >= 3
