@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check oracles bench bench-solver wheel clean
+.PHONY: help demo test check oracles bench bench-short bench-solver wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -36,6 +36,9 @@ oracles: $(ORACLES)/.peers ## compare with other libraries, in an environment of
 
 bench: $(ENV)/.tools ## measure what the documentation claims
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks
+
+bench-short: $(ENV)/.tools ## repeat a short judgement of methods, and compare it with its table: two minutes
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.short $(if $(WRITE),--write)
 
 bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
 	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver

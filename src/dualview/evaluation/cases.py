@@ -112,7 +112,8 @@ class Case:
 def case_of(problem: Problem, *, num_subsets: int = 100, num_seeds: int = 2, seed: int = 0) -> Case:
     """Return a built-in problem as a case, training its network where it is not kept."""
     train, test = problem.train, problem.test
-    folder = None if problem.folder is None else problem.folder / "banks" / f"{problem.key(seed)}-{num_subsets}"
+    bank = f"{problem.fingerprint}-{num_subsets}-{num_seeds}"
+    folder = None if problem.folder is None else problem.folder / "banks" / bank
     return Case(
         problem.source.name,
         problem.variant,

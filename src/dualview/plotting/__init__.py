@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Any
 from dualview._display import shower
 from dualview.plotting.curve import curve_figure
 from dualview.plotting.features import features
+from dualview.plotting.judgement import judgement_figure, metrics_figure, rank_figure
 from dualview.plotting.neighbours import neighbours
 from dualview.plotting.relation import relation_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curve_figure", "features", "neighbours", "plot", "relation_figure"]
+__all__ = [
+    "curve_figure",
+    "features",
+    "judgement_figure",
+    "metrics_figure",
+    "neighbours",
+    "plot",
+    "rank_figure",
+    "relation_figure",
+]
 
 
 def plot(result: Any, *args: Any, **settings: Any) -> Figure:
@@ -21,7 +31,8 @@ def plot(result: Any, *args: Any, **settings: Any) -> Figure:
 
     Args:
         result: what a method returned. A `DataAttribution` is drawn by `neighbours`, `Maps` by
-            `relation_figure`, a `FeatureAttribution` by `features`, a `Curve` by `curve_figure`.
+            `relation_figure`, a `FeatureAttribution` by `features`, a `Curve` by `curve_figure`,
+            a `Judgement` by `judgement_figure`.
         *args: as that function takes them.
         **settings: as that function takes them, e.g. `test=` and `k=`.
 

@@ -120,7 +120,7 @@ class Problem:
         """Return the network trained on all samples, from the folder where it is kept."""
         if self.folder is None:
             return self.retrain(torch.ones(len(self.train.labels), dtype=torch.bool), seed)
-        path = self.folder / "models" / f"{self.key(seed)}.safetensors"
+        path = self.folder / "models" / f"{self.fingerprint}-{seed}.safetensors"
         if path.exists():
             weights, _ = load_tensors(path)
             model = self.untrained(seed)
@@ -152,8 +152,9 @@ class Problem:
             "recipe": self.source.recipe.describe(),
         }
 
-    def key(self, seed: int) -> str:
-        """Name the network trained with this seed by all that decides its weights."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names what networks are trained on and how: all that decides their weights but for the seed."""
         content = hash_tensors({"inputs": self.train.inputs, "labels": self.train.labels})
         recipe = repr(sorted(self.source.recipe.describe().items()))
-        return hash_bytes(content, recipe, str(self.num_classes), str(seed), str(torch.__version__))[:32]
+        return hash_bytes(content, recipe, str(self.num_classes), str(torch.__version__))[:32]
