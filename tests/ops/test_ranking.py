@@ -88,17 +88,25 @@ def test_kendall_tau_does_not_depend_on_its_blocks(block_pairs):
     assert torch.equal(kendall_tau(first, -first), -torch.ones(7))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("tied", [False, True])
-def test_rank_correlations_are_scipys(tied):
+def test_rank_correlations_are_scipys(tied, dtype):
     random = np.random.default_rng(0)
     first, second = (
-        random.integers(0, 4, (30, 12)).astype(float) if tied else random.normal(size=(30, 12)) for _ in "ab"
+        (random.integers(-2, 3, (30, 12)) if tied else random.normal(size=(30, 12))).astype(dtype) for _ in "ab"
     )
     expected = [stats.spearmanr(a, b).statistic for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(spearman(torch.tensor(first), torch.tensor(second)), expected, atol=1e-12)
     np.testing.assert_array_equal(ranks(torch.tensor(first)), stats.rankdata(first, axis=1))
-    expected = [stats.pearsonr(a, b).statistic for a, b in zip(first, second, strict=True)]
+    expected = [stats.pearsonr(a.astype(float), b.astype(float)).statistic for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(correlation(torch.tensor(first), torch.tensor(second)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ranks_of_zeros_of_both_signs_extremes_and_single_entries(dtype):
+    row = torch.tensor([[-0.0, 0.0, 1e-38, -1e-38, 3e38, -3e38, 0.0]], dtype=dtype)
+    assert ranks(row).tolist() == [[4, 4, 6, 2, 7, 1, 4]]
+    assert ranks(torch.zeros(2, 1, dtype=dtype)).tolist() == [[1], [1]]
 
 
 def test_a_constant_vector_has_no_correlation():

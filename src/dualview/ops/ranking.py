@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -67,17 +68,33 @@ def kendall_tau(
 
 def ranks(values: Float[Tensor, "row entry"]) -> Float[Tensor, "row entry"]:
     """Return each entry's rank in its row, from 1 for the smallest; equal entries share the mean of their ranks."""
-    ordered, order = values.sort(dim=1)
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    run = starts.cumsum(1) - 1 + torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
-    places = torch.arange(1, values.shape[1] + 1, dtype=torch.float64, device=values.device).expand_as(ordered)
-    sums = torch.zeros(values.numel(), dtype=torch.float64, device=values.device)
-    counts = sums.clone()
-    sums.index_add_(0, run.flatten(), places.flatten())
-    counts.index_add_(0, run.flatten(), torch.ones_like(places).flatten())
-    shared = (sums / counts.clamp(min=1))[run]
-    return torch.empty_like(shared).scatter_(1, order, shared)
+    order, starts = _sorted(values)
+    num_entries = values.shape[1]
+    places = torch.arange(num_entries, device=values.device)
+    if starts.all():
+        shared = (places + 1.0).double().expand(values.shape)
+    else:
+        first = torch.where(starts, places, 0).cummax(1).values
+        ends = torch.cat([starts[:, 1:], torch.ones_like(starts[:, :1])], 1)
+        last = torch.where(ends, places, num_entries).flip(1).cummin(1).values.flip(1)
+        shared = (first + last).double() / 2 + 1
+    return torch.empty(values.shape, dtype=torch.float64, device=values.device).scatter_(1, order, shared)
+
+
+def _sorted(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positions of each row's entries, rising, and where an entry differs from the one before it."""
+    if values.dtype != torch.float32 or values.device.type != "cpu":
+        ordered, order = values.sort(dim=1)
+        changes = ordered[:, 1:] != ordered[:, :-1]
+    else:  # integers with the value's bits above its position sort three times as fast
+        bits = (values.detach() + 0.0).numpy().view(np.int32)  # one zero only
+        keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32  # rise as the values do
+        keys |= np.arange(values.shape[1])
+        keys.sort(axis=1)
+        order = torch.as_tensor(keys & 0xFFFFFFFF)
+        keys >>= 32
+        changes = torch.as_tensor(keys[:, 1:] != keys[:, :-1])
+    return order, torch.cat([torch.ones_like(changes[:, :1]), changes], 1)
 
 
 def correlation(first: Float[Tensor, "row entry"], second: Float[Tensor, "row entry"]) -> Float[Tensor, " row"]:
