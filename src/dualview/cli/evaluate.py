@@ -19,7 +19,7 @@ from dualview.evaluation.metrics import chosen
 from dualview.evaluation.tasks import SOURCES, VARIANTS, Problem, Source
 
 EXAMPLES = (
-    "evaluate --tasks mnist-mlp --methods 'DualView(C=1e-3)' --methods random\n"
+    "evaluate --tasks wine --methods 'DualView(C=1e-2)' --methods random --figure metrics.png\n"
     "  dualview evaluate my_project.py:task --data my_project.py:train_set \\\n"
     "      --test my_project.py:test_set --metrics class-detection --metrics sparsity"
 )
