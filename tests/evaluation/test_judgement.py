@@ -59,7 +59,7 @@ def test_a_judgement_of_real_contenders(toy_problem):
     assert len(found.lines) == 12 and len(found.costs) == 6
     by_name = {(line.metric, line.contender): line for line in found.lines}
     assert by_name["class-detection", "same class"].estimate.mean == 1
-    assert by_name["mislabel-detection", "same class"].why_not == "same class has no self-influence"
+    assert by_name["mislabel-detection", "same class"].why_not == "it has no self-influence to rank training samples by"
     assert by_name["mislabel-recall-slack", "DualView(C=0.1)"].estimate.mean > 0.3
     again = judge(contenders, metrics, cases, progress=False)
     assert again.to_csv() == found.to_csv()  # to the last digit
@@ -75,6 +75,13 @@ def test_with_a_best_of_several_scores_are_on_subsets_of_their_own(toy_problem):
     same, best = beside.lines
     assert best.contender == "same class, best of 2" and best.estimate.mean == same.estimate.mean
     assert same.estimate.mean != alone.lines[0].estimate.mean  # of 20 subsets, not of 40
+
+
+def test_names_must_differ(toy_problem):
+    case = partial(case_of, toy_problem("standard"))
+    for contenders, cases in (([SameClass()], [case, case]), ([SameClass(), SameClass()], [case])):
+        with pytest.raises(ValueError, match="names must differ: toy, standard or one of same class"):
+            judge(contenders, [METRICS["sparsity"]], cases, progress=False)
 
 
 def test_a_case_without_a_metric_for_it_costs_nothing(toy_problem):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dualview._display import png
 from dualview.engine.progress import announce
 from dualview.evaluation._estimate import Estimate
 from dualview.evaluation.cases import Case
@@ -98,6 +99,10 @@ class Judgement:
     lines: tuple[Line, ...]
     costs: tuple[Cost, ...]
 
+    def _repr_png_(self) -> bytes | None:
+        """Show the metrics in a notebook, where `dualview.plot` was imported."""
+        return png(self)
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the lines as rows of a table."""
         return [line.row() for line in self.lines]
@@ -157,11 +162,19 @@ def judge(
         metrics: what by.
         cases: each one made when its turn comes; a metric is taken on those of its variant.
         progress: say what is being done.
+
+    Raises:
+        ValueError: two cases or two contenders have the same name.
     """
     lines: list[Line] = []
+    seen: set[tuple[str, ...]] = set()
     costs: list[Cost] = []
     for make in cases:
         case = make()
+        names = [one.name for one in contenders if isinstance(one, Contender)]
+        if (case.name, case.variant) in seen or len(set(names)) < len(names):
+            raise ValueError(f"names must differ: {case.name}, {case.variant} or one of {', '.join(names)} comes twice")
+        seen.add((case.name, case.variant))
         wanted = [metric for metric in metrics if metric.variant == case.variant]
         if any(metric.name == "lds" for metric in wanted) and case.retrain is not None:
             case.bank(progress)  # before any contender's time is taken

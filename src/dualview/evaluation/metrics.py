@@ -75,7 +75,7 @@ class Judged:
             Inapplicable: the contender does not say.
         """
         if name not in self.fitted.suspicions:
-            raise Inapplicable(f"{self.contender.name} has no {name.replace('_', '-')}")
+            raise Inapplicable(f"it has no {name.replace('_', '-')} to rank training samples by")
         return self.fitted.suspicions[name]
 
 
