@@ -77,6 +77,16 @@ def test_with_a_best_of_several_scores_are_on_subsets_of_their_own(toy_problem):
     assert same.estimate.mean != alone.lines[0].estimate.mean  # of 20 subsets, not of 40
 
 
+def test_scores_without_a_number_are_a_line_that_says_so(toy_problem):
+    class Broken(SameClass):
+        def fit(self, task, train, train_targets):
+            fitted = super().fit(task, train, train_targets)
+            return fitted._replace(explain=lambda inputs, columns: math.nan * fitted.explain(inputs, columns))
+
+    found = judge([Broken()], [METRICS["sparsity"]], [partial(case_of, toy_problem("standard"))], progress=False)
+    assert found.lines[0].estimate is None and found.lines[0].why_not.startswith("undefined: `scores` are NaN")
+
+
 def test_names_must_differ(toy_problem):
     case = partial(case_of, toy_problem("standard"))
     for contenders, cases in (([SameClass()], [case, case]), ([SameClass(), SameClass()], [case])):

@@ -11,6 +11,15 @@ from dualview.evaluation import metrics
 from dualview.evaluation.cases import case_of, case_of_task
 from dualview.evaluation.contenders import Best, Contender, Fitted, Method, RandomScores, SameClass
 from dualview.evaluation.metrics import METRICS, Inapplicable, Judged, choose, chosen
+from dualview.evaluation.tasks import planted, recipes
+
+
+def load():
+    """What the fixture's source loads, where no fixture can reach."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(220) % 4
+    inputs = torch.randn(220, 6, generator=generator) + 2 * torch.eye(6)[labels]
+    return planted.split(planted.unspoilt(inputs, labels), 160, 60)
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,8 @@ class Knowing(Contender):
     name = "knowing"
 
     def fit(self, task, train, train_targets):
-        return Fitted(self.wanted, {name: self.wanted(None, None) for name in ("self_influence", "slack")}, 0.0, 0)
+        suspicions = {name: self.wanted(None, None) for name in ("self_influence", "slack")}
+        return Fitted(self.wanted, lambda: suspicions, 0.0, lambda: 0)
 
 
 def judged(toy_problem, variant, contender):
@@ -93,6 +103,65 @@ def test_others_of_a_real_method(name, toy_problem):
         assert one.seconds["scores of others"] > 0
         # Class alone does not look at the network: nothing changes with it.
         assert METRICS[name].measure(judged(toy_problem, "standard", SameClass())).mean == pytest.approx(1)
+
+
+def test_of_candidates_that_are_undefined_none_is_chosen(toy_problem):
+    case = dataclasses.replace(case_of(toy_problem("standard"), num_subsets=40, num_seeds=2), reserved=True)
+    constant = Knowing(lambda inputs, targets: torch.zeros(60, 160))
+    assert choose(Best((constant, SameClass())), case).contender == SameClass()
+    with pytest.raises(ValueError, match="undefined for every candidate"):
+        choose(Best((constant, constant)), case)
+
+
+def test_a_loss_turns_the_sign_of_a_tensor_and_not_of_a_result(toy_problem):
+    """What makes the margin larger makes the loss smaller: the scores' agreement with retraining stays."""
+    problem, folder = toy_problem("standard"), toy_problem("standard").folder
+    found = {}
+    for output in (dv.margin, dv.loss):
+        task = dataclasses.replace(problem.task(problem.model()), output=output)
+        case = case_of_task(
+            task, problem.train.pairs, problem.test.pairs, retrain=train_toy, bank_folder=folder / output.name,
+            num_subsets=40, num_seeds=1,
+        )  # fmt: skip
+        for contender in (SameClass(), Method(dv.DualView(C=0.01))):
+            found[output.name, contender.name] = METRICS["lds"].measure(Judged(case, contender)).mean
+            assert METRICS["class-detection"].measure(Judged(case, contender)).mean > 0.9
+    for name in ("same class", "DualView(C=0.01)"):
+        assert found["margin", name] > 0.1 and found["loss", name] > 0.1
+
+
+def test_labels_that_are_no_columns_are_explained_as_what_they_are(toy_problem):
+    problem = toy_problem("standard")
+    names = {20: 0, 0: 1, 3: 2, 1: 3}
+    label_of = torch.tensor([20, 0, 3, 1])
+    task = dataclasses.replace(problem.task(problem.model()), classes=names)
+    renamed = case_of_task(
+        task, *((part.inputs, label_of[part.labels]) for part in (problem.train, problem.test))
+    )  # fmt: skip
+    method = Method(dv.DualView(C=0.1))
+    found = METRICS["class-detection"].measure(Judged(renamed, method))
+    expected = METRICS["class-detection"].measure(judged(toy_problem, "standard", method))
+    assert torch.equal(found.values, expected.values) and found.mean > 0.9
+
+
+def test_networks_that_learnt_less_are_said(toy_problem):
+    problem = toy_problem("standard")
+    case = case_of_task(
+        problem.task(problem.model()), problem.train.pairs, problem.test.pairs, retrain=hardly_train,
+        bank_folder=problem.folder / "hardly", num_subsets=4, num_seeds=1,
+    )  # fmt: skip
+    notes = METRICS["lds"].measure(Judged(case, SameClass())).notes
+    assert any(note.startswith("weaker models: accuracy 0.") for note in notes)
+
+
+def train_toy(mask, seed):
+    train, _ = load()
+    return recipes.Recipe(recipes.mlp, 6, 0.1, 20, momentum=0.9).train(*train.pairs, 4, mask=mask, seed=seed)
+
+
+def hardly_train(mask, seed):
+    train, _ = load()
+    return recipes.Recipe(recipes.mlp, 1, 1e-6, 20).train(*train.pairs, 4, mask=mask, seed=seed)
 
 
 @pytest.mark.parametrize("name", ["coreset-selection", "data-pruning", "brittleness"])

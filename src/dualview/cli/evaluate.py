@@ -58,12 +58,18 @@ def evaluate(
 ) -> None:
     """Judge methods by metrics: on built-in tasks with planted flaws, or on your own."""
     named = chosen(metrics)
+    _check_places([csv, markdown, figure, ranks], [figure, ranks])
+    if task is None and (data is not None or test is not None or train is not None):
+        raise ValueError("--data, --test and --train are of a task of your own: give MODULE:TASK first")
     bank = {"num_subsets": subsets, "num_seeds": seeds}
     if task is not None:
         if data is None or test is None:
             raise ValueError("a task of your own needs --data MODULE:DATASET and --test MODULE:DATASET")
+        planted = [metric.name for metric in named if metric.variant != "standard"]
+        if metrics is not None and "all" not in metrics and planted:
+            raise ValueError(f"{planted[0]} needs a planted flaw: it can be taken on built-in tasks only")
         retrain = None if train is None else load(train, call=False)
-        folder = store / "banks" / "own"
+        folder = store / "banks"
         own = partial(case_of_task, task_at(task), load(data), load(test), retrain=retrain, bank_folder=folder, **bank)
         made = [own]
     else:
@@ -84,6 +90,16 @@ def evaluate(
         if path is not None:
             dv.plot(judgement, kind=kind).savefig(path)
             print(f"figure: {path}")
+
+
+def _check_places(files: list[Path | None], figures: list[Path | None]) -> None:
+    """Refuse what could not be written before anything is measured."""
+    for path in filter(None, files):
+        if not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
+    for path in filter(None, figures):
+        if path.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"figures are written as .png, .pdf or .svg; {path} ends otherwise")
 
 
 def _source(name: str) -> Source:

@@ -24,7 +24,6 @@ from dualview.engine.fingerprint import (
     hash_bytes,
     hash_tensor,
     hash_tensors,
-    seeded_positions,
 )
 from dualview.engine.locks import locked
 from dualview.engine.progress import announce, progress_bar
@@ -286,9 +285,12 @@ def _describe(retraining: Retraining, seeds: tuple[int, ...], name: str | None) 
         "loss": (getattr(task.loss, "name", type(task.loss).__name__), callable_fingerprint(task.loss)),
     }
     if retraining.train_set is not None:
-        data = retraining.train_set
-        some = [(position, data.batch([position])) for position in seeded_positions(0, len(data))]
-        parts["train_set"] = (f"{len(data)} samples", data_fingerprint(torch.tensor([len(data)]), some))
+        data = retraining.train_set  # read whole, labels and all: beside the trainings that is nothing
+        digests = [
+            data_fingerprint(torch.tensor(positions), [(positions[0], batch)])
+            for positions, batch in data.batches(range(len(data)), 256)
+        ]
+        parts["train_set"] = (f"{len(data)} samples", hash_bytes(*digests))
     return Description(subsets, seeds, test.targets, measured, isinstance(task.output, tuple), parts)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import as_samples
+from dualview.engine.fingerprint import hash_tensors
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import columns_of
 from dualview.engine.retraining import Bank, retrain
@@ -42,6 +46,7 @@ class Case:
         other_model: seed → a network trained from another seed; None where there is none.
         untrained: returns a network as training starts from it.
         bank_folder: where retrained outputs are kept.
+        bank_name: stands for what `retrain` carries, where the folder's name tells it; None: it is hashed.
         num_subsets: half subsets of the bank.
         num_seeds: trainings of each.
         reserved: whether the first half of the subsets is for choosing contenders, and only the rest for scores.
@@ -59,6 +64,7 @@ class Case:
     other_model: Callable[[int], nn.Module] | None = None
     untrained: Callable[[], nn.Module] | None = None
     bank_folder: Path | None = None
+    bank_name: str | None = None
     num_subsets: int = 100
     num_seeds: int = 2
     reserved: bool = False
@@ -70,6 +76,25 @@ class Case:
         if "predicted" not in self._cache:
             self._cache["predicted"] = _predictions(self.task, self.test)
         return self._cache["predicted"]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test set that the network predicts rightly."""
+        return float((self.predicted == self.test_targets).double().mean())
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether less of what is measured speaks for the network."""
+        return bool(getattr(self.task.single_output, "lower_is_better", False))
+
+    def seeded_retrain(self, mask: Tensor, seed: int) -> nn.Module:
+        """Train with torch's, numpy's and Python's generators started from the seed, and put back after."""
+        assert self.retrain is not None
+        with untouched(), torch.enable_grad():
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  # what the user's code may draw from
+            random.seed(seed)
+            return self.retrain(mask, seed)
 
     @property
     def test_inputs(self) -> Any:
@@ -84,6 +109,9 @@ class Case:
         """
         if self.retrain is None or self.bank_folder is None:
             raise ValueError(f"{self.name}: retrained networks need a function train(mask, seed) and a store folder")
+        needed = 4 if self.reserved else 2
+        if self.num_subsets < needed:
+            raise ValueError(f"{self.num_subsets} subsets were asked for; correlations over them need {needed} or more")
         if "bank" not in self._cache:
             self._cache["bank"] = retrain(
                 self.retrain,
@@ -92,7 +120,8 @@ class Case:
                 self.test,
                 seeds=tuple(range(self.num_seeds)),
                 folder=self.bank_folder,
-                name=self.name,
+                train_set=self.train,
+                name=self.bank_name,
                 progress=progress,
             )
         return self._cache["bank"]
@@ -127,6 +156,7 @@ def case_of(problem: Problem, *, num_subsets: int = 100, num_seeds: int = 2, see
         other_model=problem.model,
         untrained=lambda: problem.untrained(seed + 1),
         bank_folder=folder,
+        bank_name=problem.source.name,
         num_subsets=num_subsets,
         num_seeds=num_seeds,
     )
@@ -149,12 +179,13 @@ def case_of_task(
         train: labelled training set.
         test: labelled test set.
         retrain: (mask, seed) → a model trained on the kept samples.
-        bank_folder: where retrained outputs are kept.
+        bank_folder: where retrained outputs are kept, in a folder for each training set and number of runs.
         num_subsets: half subsets to retrain on.
         num_seeds: trainings of each.
     """
     labels = [_labels(task, data) for data in (train, test)]
-    return Case(
+    content = hash_tensors({"train": labels[0], "test": labels[1], "runs": torch.tensor([num_subsets, num_seeds])})
+    made = Case(
         type(task.model).__name__,
         "standard",
         task,
@@ -163,11 +194,13 @@ def case_of_task(
         labels[0],
         labels[1],
         retrain=retrain,
-        other_model=None if retrain is None else lambda seed: retrain(torch.ones(len(labels[0])).bool(), seed),
-        bank_folder=bank_folder,
+        bank_folder=None if bank_folder is None else bank_folder / content[:16],
         num_subsets=num_subsets,
         num_seeds=num_seeds,
     )
+    everything = torch.ones(len(labels[0]), dtype=torch.bool)
+    others = None if retrain is None else partial(made.seeded_retrain, everything)
+    return dataclasses.replace(made, other_model=others)
 
 
 def misled(case: Case) -> Bool[Tensor, " test"]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import ast
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 import dualview.data
 from dualview.data._explainer import Explainer
 from dualview.data._fit import fit
 from dualview.data._method import DataMethod
+from dualview.engine.fingerprint import hash_bytes, model_fingerprint
 from dualview.engine.outputs import Kind
 from dualview.engine.task import Task
 from dualview.evaluation._scores import Scores
@@ -28,16 +30,17 @@ class Fitted(NamedTuple):
     """A contender that has seen the training set.
 
     Attributes:
-        explain: (test inputs, targets "test") → scores "test train".
-        suspicions: name → how suspicious each training sample's label is, "train", larger is more; may be empty.
+        explain: (test inputs, output columns "test") → scores "test train"; in a tensor larger is a stronger
+            proponent, whatever is measured.
+        suspicions: returns, by name, how suspicious each training sample's label is, "train"; larger is more.
         seconds: time of the fit.
-        num_bytes: of what is kept between fit and explanation.
+        num_bytes: returns what is kept between fit and explanation.
     """
 
-    explain: Any
-    suspicions: dict[str, Float[Tensor, " train"]]
+    explain: Callable[[Any, Tensor], Scores]
+    suspicions: Callable[[], dict[str, Tensor]]
     seconds: float
-    num_bytes: int
+    num_bytes: Callable[[], int]
 
 
 class Contender(ABC):
@@ -89,7 +92,13 @@ class Method(Contender):
         started = time.perf_counter()
         explainer = fit(self.method, task, train, progress=False)
         seconds = time.perf_counter() - started
-        return Fitted(explainer.explain, _suspicions(explainer), seconds, _kept_bytes(explainer))
+        label_of = None if task.classes is None else {column: label for label, column in task.classes.items()}
+
+        def explain(inputs: Any, columns: Tensor) -> Scores:
+            labels = columns if label_of is None else [label_of[column] for column in columns.tolist()]
+            return explainer.explain(inputs, labels)
+
+        return Fitted(explain, partial(_suspicions, explainer), seconds, partial(_kept_bytes, explainer))
 
 
 @dataclass(frozen=True)
@@ -109,15 +118,15 @@ class RandomScores(Contender):
         return "random"
 
     def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
-        """Draw; test samples get fresh noise at each call, the same for the same seed and number."""
+        """Draw noise that depends on the seed, the network and the number of samples, and on nothing else."""
         num_train = len(train_targets)
+        drawn_for = int(hash_bytes(model_fingerprint(task.model), str(self.seed))[:12], 16)
 
-        def explain(inputs: Any, targets: Int[Tensor, " test"]) -> Scores:
-            generator = torch.Generator().manual_seed(self.seed)
-            return torch.randn(len(targets), num_train, generator=generator)
+        def explain(inputs: Any, columns: Tensor) -> Scores:
+            return torch.randn(len(columns), num_train, generator=torch.Generator().manual_seed(drawn_for))
 
-        noise = torch.randn(num_train, generator=torch.Generator().manual_seed(self.seed + 1))
-        return Fitted(explain, {"self_influence": noise}, 0.0, 0)
+        noise = torch.randn(num_train, generator=torch.Generator().manual_seed(drawn_for + 1))
+        return Fitted(explain, lambda: {"self_influence": noise}, 0.0, lambda: 0)
 
 
 @dataclass(frozen=True)
@@ -134,10 +143,10 @@ class SameClass(Contender):
     def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
         """Remember the labels."""
 
-        def explain(inputs: Any, targets: Int[Tensor, " test"]) -> Scores:
-            return (targets[:, None] == train_targets).float()
+        def explain(inputs: Any, columns: Tensor) -> Scores:
+            return (columns[:, None] == train_targets).float()
 
-        return Fitted(explain, {}, 0.0, train_targets.nbytes)
+        return Fitted(explain, dict, 0.0, lambda: train_targets.nbytes)
 
 
 @dataclass(frozen=True)
@@ -218,7 +227,7 @@ def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
         return BASELINES[given]
     known = ", ".join((*BASELINES, *dualview.data.__all__, "best(...)"))
     try:
-        call = ast.parse(given.strip(), mode="eval").body
+        call = ast.parse(_with(given.strip(), "-", "_"), mode="eval").body
         called = call.func if isinstance(call, ast.Call) else call
         several = isinstance(call, ast.Call) and isinstance(called, ast.Name) and called.id == "best"
         settings = {} if several else _settings(call) if isinstance(call, ast.Call) else {}
@@ -227,13 +236,20 @@ def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
             f"{given!r} is no method with plain settings, like 'DualView(C=1e-3)'; known: {known}"
         ) from error
     if several and isinstance(call, ast.Call):
-        return _best(given, [contender(ast.unparse(one)) for one in call.args])
+        return _best(given, [contender(_with(ast.unparse(one), "_", "-")) for one in call.args])
     if not isinstance(called, ast.Name) or called.id not in dualview.data.__all__:
         raise ValueError(f"{given!r} names no method; known: {known}")
     try:
         return Method(getattr(dualview.data, called.id)(**settings))
     except TypeError as error:
         raise ValueError(f"{given!r}: {error}") from error
+
+
+def _with(text: str, found: str, instead: str) -> str:
+    """Write the baselines' names with another hyphen: Python would take theirs for a minus."""
+    for name in BASELINES:
+        text = text.replace(name.replace("-", found), name.replace("-", instead))
+    return text
 
 
 def _best(given: str, candidates: list[Contender | Best]) -> Best:

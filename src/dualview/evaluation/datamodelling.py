@@ -336,6 +336,8 @@ def _ceiling_notes(ceiling: Estimate, num_seeds: int) -> list[str]:
     """Say how much of the order of the outputs is not seed noise."""
     if num_seeds == 1:
         return ["one seed: no noise ceiling, so what of a low value is seed noise cannot be told"]
+    if math.isnan(ceiling.mean):
+        return ["noise ceiling: undefined, since outputs do not vary over runs"]
     where = (
         f"noise ceiling {ceiling.mean:.2f} ({ceiling.low:.2f} to {ceiling.high:.2f}) for the mean of {num_seeds} seeds"
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from dualview._display import png
 from dualview.engine.progress import announce
+from dualview.errors import NonFiniteError
 from dualview.evaluation._estimate import Estimate
 from dualview.evaluation.cases import Case
 from dualview.evaluation.contenders import Best, Contender
@@ -201,7 +202,7 @@ def judge(
                     fitted.seconds,
                     cost - fitted.seconds,
                     len(case.test_targets),
-                    fitted.num_bytes,
+                    fitted.num_bytes(),
                     measuring,
                 )
             )
@@ -214,6 +215,8 @@ def _line(judged: Judged, metric: Metric) -> Line:
         return Line(*place, metric.measure(judged))
     except Inapplicable as reason:
         return Line(*place, None, str(reason))
+    except NonFiniteError as error:
+        return Line(*place, None, f"undefined: {error}")
 
 
 def _cells(found: Estimate | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,9 @@ class Judged:
     def scores_for_labels(self) -> Scores:
         """Scores for the label of each test sample, which is what retrained networks are measured for."""
         with self._clock("scores for labels"):
-            return self.fitted.explain(self.case.test_inputs, self.case.test_targets)
+            found = self.fitted.explain(self.case.test_inputs, self.case.test_targets)
+        # A tensor's proponents are its largest scores; of a loss, what they include makes less.
+        return -found if isinstance(found, Tensor) and self.case.lower_is_better else found
 
     def scores_of(self, model: torch.nn.Module) -> Scores:
         """Scores for the same classes, of another network."""
@@ -74,9 +77,14 @@ class Judged:
         Raises:
             Inapplicable: the contender does not say.
         """
-        if name not in self.fitted.suspicions:
+        if name not in self._suspicions:
             raise Inapplicable(f"it has no {name.replace('_', '-')} to rank training samples by")
-        return self.fitted.suspicions[name]
+        return self._suspicions[name]
+
+    @cached_property
+    def _suspicions(self) -> dict[str, Tensor]:
+        with self._clock("suspicions"):
+            return self.fitted.suspicions()
 
 
 class Inapplicable(Exception):
@@ -150,7 +158,12 @@ def _datamodelling(judged: Judged) -> Estimate:
     masks, outputs, accuracy = judged.case.truth()
     similar = judged.contender.kind == "similarity"
     found = linear_datamodelling_score(
-        judged.scores_for_labels, masks, outputs, accuracy=accuracy, allow_similarity=similar
+        judged.scores_for_labels,
+        masks,
+        outputs,
+        accuracy=accuracy,
+        full_accuracy=judged.case.accuracy,
+        allow_similarity=similar,
     )
     return _noted(found, "similarities: their sums mean nothing of their own") if similar else found
 
@@ -161,9 +174,13 @@ def choose(best: Best, case: Case) -> Contender:
 
     def score(one: Contender) -> float:
         scores = Judged(case, one).scores_for_labels
-        return linear_datamodelling_score(scores, masks, outputs, allow_similarity=one.kind == "similarity").mean
+        found = linear_datamodelling_score(scores, masks, outputs, allow_similarity=one.kind == "similarity").mean
+        return -math.inf if math.isnan(found) else found
 
-    return Chosen(max(best.candidates, key=score), len(best.candidates))
+    scored = [score(one) for one in best.candidates]
+    if max(scored) == -math.inf:
+        raise ValueError(f"{case.name}: the score by which the best is chosen is undefined for every candidate")
+    return Chosen(best.candidates[scored.index(max(scored))], len(best.candidates))
 
 
 def _model_randomisation(judged: Judged) -> Estimate:
@@ -183,7 +200,7 @@ def _retrained(protocol: Callable[..., Any]) -> Callable[[Judged], Estimate]:
     def measure(judged: Judged) -> Estimate:
         if judged.case.retrain is None:
             raise Inapplicable("nothing says how to train the network")
-        return protocol(judged.scores, judged.case.retrain, judged.case.task, judged.case.test).score
+        return protocol(judged.scores, judged.case.seeded_retrain, judged.case.task, judged.case.test).score
 
     return measure
 

@@ -19,6 +19,16 @@ def load(num_columns=4, seed=0):
     return planted.split(planted.unspoilt(inputs, labels), 200, 100)
 
 
+def named_linear():
+    """Another network of the same name."""
+
+    def linear(shape, num_classes):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(shape[0], num_classes), torch.nn.Tanh())
+
+    linear.__module__, linear.__qualname__ = recipes.linear.__module__, recipes.linear.__qualname__
+    return linear
+
+
 def foreign(number):
     return torch.full((number, 4), -5.0)
 
@@ -58,8 +68,9 @@ def test_a_trained_network_is_kept_and_found_again(tmp_path, monkeypatch):
         Problem(TOY, "flipped", tmp_path).model(seed=1)
     with pytest.raises(TypeError):
         Problem(replace(TOY, load=partial(load, seed=5)), folder=tmp_path).model(seed=1)
-    with pytest.raises(TypeError):
-        Problem(replace(TOY, recipe=replace(TOY.recipe, epochs=3)), folder=tmp_path).model(seed=1)
+    for recipe in (replace(TOY.recipe, epochs=3), replace(TOY.recipe, network=named_linear())):
+        with pytest.raises(TypeError):
+            Problem(replace(TOY, recipe=recipe), folder=tmp_path).model(seed=1)
     (path,) = (tmp_path / "models").iterdir()
     assert files.load_tensors(path)[1]["recipe"]["epochs"] == 2
 

@@ -77,7 +77,7 @@ def test_the_residual_net_adds_its_branches():
 
 def test_a_recipe_describes_itself():
     assert recipes.MLP_RECIPE.describe() == {
-        "network": "mlp",
+        "network": "dualview.evaluation.tasks.recipes.mlp",
         "epochs": 15,
         "learning_rate": 0.05,
         "batch_size": 50,

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dualview.engine.files import load_tensors, save_tensors
-from dualview.engine.fingerprint import hash_bytes, hash_tensors
+from dualview.engine.fingerprint import callable_fingerprint, hash_bytes, hash_tensors
 from dualview.engine.outputs import margin
 from dualview.engine.task import Task
 from dualview.evaluation.tasks import planted
@@ -157,4 +157,5 @@ class Problem:
         """Names what networks are trained on and how: all that decides their weights but for the seed."""
         content = hash_tensors({"inputs": self.train.inputs, "labels": self.train.labels})
         recipe = repr(sorted(self.source.recipe.describe().items()))
-        return hash_bytes(content, recipe, str(self.num_classes), str(torch.__version__))[:32]
+        network = callable_fingerprint(self.source.recipe.network)
+        return hash_bytes(content, recipe, network, str(self.num_classes), str(torch.__version__))[:32]

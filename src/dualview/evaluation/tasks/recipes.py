@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dualview.engine.fingerprint import qualified_name
+
 Network = Callable[[tuple[int, ...], int], nn.Module]
 """(shape of a sample, classes) → an untrained network whose last layer is linear."""
 
@@ -42,7 +44,7 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe as JSON values."""
-        return {**vars(self), "network": self.network.__name__}
+        return {**vars(self), "network": qualified_name(self.network)}
 
     def train(
         self,
