@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check oracles bench bench-short bench-solver wheel clean
+.PHONY: help banks demo test check oracles bench bench-short bench-solver wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -39,6 +39,11 @@ bench: $(ENV)/.tools ## measure what the documentation claims
 
 bench-short: $(ENV)/.tools ## repeat a short judgement of methods, and compare it with its table: two minutes
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.short $(if $(WRITE),--write)
+
+banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge by them: an hour of one core
+	mkdir -p runs
+	$(ENV)/bin/dualview evaluate --metrics lds --store runs/evaluation --markdown runs/banks.md \
+	    --tasks mnist-mlp --tasks confirmation --tasks digits-cnn --tasks fashion-residual
 
 bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
 	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver

@@ -49,7 +49,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="MODULE:TRAIN", help="Your function train(mask, seed) → model, for what retrains."),
     ] = None,
-    subsets: Annotated[int, typer.Option(help="Half subsets that the retrained networks saw.")] = 100,
+    subsets: Annotated[
+        int | None, typer.Option(help="Half subsets that retrained networks saw. Default: 100, or what the task says.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table in Markdown.")] = None,

@@ -138,9 +138,17 @@ class Case:
         return bank.masks[part], bank.outputs[..., part, :], bank.accuracy[:, part]
 
 
-def case_of(problem: Problem, *, num_subsets: int = 100, num_seeds: int = 2, seed: int = 0) -> Case:
-    """Return a built-in problem as a case, training its network where it is not kept."""
+def case_of(problem: Problem, *, num_subsets: int | None = None, num_seeds: int = 2, seed: int = 0) -> Case:
+    """Return a built-in problem as a case, training its network where it is not kept.
+
+    Args:
+        problem: the problem.
+        num_subsets: half subsets of its bank; None: as many as its source says.
+        num_seeds: trainings of each.
+        seed: of the network that is explained.
+    """
     train, test = problem.train, problem.test
+    num_subsets = problem.source.num_subsets if num_subsets is None else num_subsets
     bank = f"{problem.fingerprint}-{num_subsets}-{num_seeds}"
     folder = None if problem.folder is None else problem.folder / "banks" / bank
     return Case(
@@ -169,7 +177,7 @@ def case_of_task(
     *,
     retrain: Train | None = None,
     bank_folder: Path | None = None,
-    num_subsets: int = 100,
+    num_subsets: int | None = None,
     num_seeds: int = 2,
 ) -> Case:
     """Return a user's own task as a case.
@@ -180,10 +188,11 @@ def case_of_task(
         test: labelled test set.
         retrain: (mask, seed) → a model trained on the kept samples.
         bank_folder: where retrained outputs are kept, in a folder for each training set and number of runs.
-        num_subsets: half subsets to retrain on.
+        num_subsets: half subsets to retrain on; None: 100.
         num_seeds: trainings of each.
     """
     labels = [_labels(task, data) for data in (train, test)]
+    num_subsets = 100 if num_subsets is None else num_subsets
     content = hash_tensors({"train": labels[0], "test": labels[1], "runs": torch.tensor([num_subsets, num_seeds])})
     made = Case(
         type(task.model).__name__,

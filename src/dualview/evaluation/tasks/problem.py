@@ -38,6 +38,7 @@ class Source:
         draw_mark: puts the mark of a shortcut on inputs.
         foreign: returns inputs of another data set, as many as asked, of the same shape.
         class_names: of the output columns.
+        num_subsets: half subsets of its retraining bank; fewer where training is slow.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Source:
     draw_mark: Callable[[Tensor], Tensor]
     foreign: Callable[[int], Float[Tensor, "row ..."]]
     class_names: tuple[str, ...] | None = None
+    num_subsets: int = 100
 
 
 @dataclass(frozen=True)
