@@ -5,7 +5,6 @@ import functools
 import importlib.util
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from matplotlib.figure import Figure
 import dualview as dv
 from dualview import cli
 from dualview import demo as demo_module
+from tests.cli.running import examples_in, refused, run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("fit", "explain", "audit", "report", "demo", "evaluate")
 
 needs_data = pytest.mark.skipif(
@@ -27,58 +27,7 @@ needs_data = pytest.mark.skipif(
 )
 
 
-def run(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    """Run the command as a shell would, in this process; return what it printed."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    captured = capsys.readouterr()
-    assert ended.value.code in (0, None), captured.err
-    return captured.out
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    """Run the command with an error of use; return the one line that it ends with."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    *before, message = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 1
-    assert message.startswith("dualview: ")
-    assert all("row" in line for line in before if line)  # nothing but what was being recorded
-    return message
-
-
-def examples_in(text: str) -> list[list[str]]:
-    """Find the `dualview ...` lines of a text, with what follows on lines that a backslash continues."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    return [shlex.split(line)[1:] for line in re.findall(r"^\s+(dualview .*)$", joined, re.MULTILINE)]
-
-
-@pytest.fixture(scope="module")
-def clean_imports() -> Iterator[None]:
-    """References to .py files import them and put their folders first in the path: undo that."""
-    modules, path = set(sys.modules), sys.path.copy()
-    yield
-    sys.path[:] = path
-    for name in ("my_project", "toy"):
-        if name not in modules:
-            sys.modules.pop(name, None)
-
-
 # ── the worked examples ──────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, clean_imports) -> Path:
-    """A folder with the example project in it, as a user would copy it."""
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "examples" / "my_project.py", folder)
-    return folder
-
-
-@pytest.fixture
-def inside(project, monkeypatch) -> Path:
-    monkeypatch.chdir(project)
-    return project
 
 
 def help_example(capsys: pytest.CaptureFixture, command: str) -> list[str]:
@@ -139,35 +88,6 @@ def test_what_the_command_prints_is_what_the_library_says(capsys, inside):
 
     worst = int(explainer.errors(module.test_set).index[0])
     assert f"sample {worst}: predicted" in run(capsys, *command.split())
-
-
-def test_methods_are_judged_on_built_in_tasks_and_on_ones_own(capsys, inside):
-    """As the help says, and with fewer subsets; the table printed is the one that is written."""
-    pytest.importorskip("sklearn")
-    built_in, own = examples_in(run(capsys, "evaluate", "--help"))
-    out = run(capsys, *built_in, "--subsets", "4", "--csv", "judged.csv", "--ranks", "ranks.png")
-    rows = list(csv.DictReader(Path("judged.csv").read_text(encoding="utf-8").splitlines()))
-    assert {row["contender"] for row in rows} == {"random", "DualView(C=0.01)"}
-    lds = next(row for row in rows if row["metric"] == "lds" and row["contender"] == "DualView(C=0.01)")
-    assert f"{float(lds['value']):.3f}" in out and "only 4 subsets" in lds["notes"] and "only 4 subsets" in out
-    assert "cost and rank" in out and "table: judged.csv" in out
-    assert all(Path(name).read_bytes().startswith(b"\x89PNG") for name in ("ranks.png", "metrics.png"))
-    if importlib.util.find_spec("mlxtend") is not None:
-        out = run(capsys, *own, "--methods", "same-class", "--metrics", "lds")
-        assert "1.000 (1.000 to" in out and "nothing says how to train the network" in out
-
-
-def test_what_cannot_be_judged_is_said(capsys):
-    for arguments, message in (
-        ("--tasks mnist", "there is no built-in task 'mnist'; there are digits-mlp"),
-        ("--metrics accuracy", "there is no metric 'accuracy'; there are class-detection"),
-        ("--methods Trak", "'Trak' names no method; known: random, same-class, DualView"),
-        ("my_project.py:task", "a task of your own needs --data MODULE:DATASET and --test MODULE:DATASET"),
-        ("--data my_project.py:train_set", "are of a task of your own: give MODULE:TASK first"),
-        ("--csv nowhere/x.csv", "there is no folder nowhere"),
-        ("--figure x.foo", "figures are written as .png, .pdf or .svg"),
-    ):
-        assert message in refused(capsys, "evaluate", *arguments.split())
 
 
 @needs_data
