@@ -66,6 +66,13 @@ def test_a_judgement_of_real_contenders(toy_problem):
     for cost in found.costs:
         assert cost.num_test == 60 and cost.explain_seconds >= 0 and cost.metric_seconds > 0
     assert [cost.num_bytes > 0 for cost in found.costs] == [False, True, True] * 2
+    # DualView reads each sample once, and some more to look at the model; nothing goes backward.
+    assert all(
+        cost.fit_passes == cost.explain_passes == (0, 0) for cost in found.costs if "DualView" not in cost.contender
+    )
+    for cost in found.costs[2::3]:
+        assert 160 <= cost.fit_passes[0] < 200 and 60 <= cost.explain_passes[0] < 70
+        assert cost.fit_passes[1] == cost.explain_passes[1] == 0
 
 
 def test_with_a_best_of_several_scores_are_on_subsets_of_their_own(toy_problem):
@@ -85,6 +92,18 @@ def test_scores_without_a_number_are_a_line_that_says_so(toy_problem):
 
     found = judge([Broken()], [METRICS["sparsity"]], [partial(case_of, toy_problem("standard"))], progress=False)
     assert found.lines[0].estimate is None and found.lines[0].why_not.startswith("undefined: `scores` are NaN")
+
+
+def test_gradients_are_counted(toy_problem):
+    class Gradient(SameClass):
+        def fit(self, task, train, train_targets):
+            fitted = super().fit(task, train, train_targets)
+            for rows in train[0].split(40):
+                task.model(rows.requires_grad_()).sum().backward()
+            return fitted
+
+    cost = judge([Gradient()], [METRICS["sparsity"]], [partial(case_of, toy_problem())], progress=False).costs[0]
+    assert cost.fit_passes == (160, 160)
 
 
 def test_names_must_differ(toy_problem):

@@ -43,7 +43,7 @@ def line(
 def costs(seconds: dict[str, float]) -> tuple[Cost, ...]:
     """Split each contender's seconds over two cases, a fit and an explanation each."""
     return tuple(
-        Cost(data, "standard", name, 0.5 * share * total, 0.5 * share * total, 10, 8, 99.0)
+        Cost(data, "standard", name, 0.5 * share * total, 0.5 * share * total, (10, 0), (10, 0), 10, 8, 99.0)
         for name, total in seconds.items()
         for data, share in (("digits", 0.25), ("mnist", 0.75))
     )

@@ -94,6 +94,11 @@ def evaluate(
             print(f"figure: {path}")
 
 
+def _passes(judgement: Judgement, name: str, way: int) -> int:
+    """Add up the samples that one contender sent through networks, forward (0) or backward (1)."""
+    return sum(one.fit_passes[way] + one.explain_passes[way] for one in judgement.costs if one.contender == name)
+
+
 def _check_places(files: list[Path | None], figures: list[Path | None]) -> None:
     """Refuse what could not be written before anything is measured."""
     for path in filter(None, files):
@@ -131,6 +136,7 @@ def _print(judgement: Judgement) -> None:
             "seconds": sum(
                 cost.fit_seconds + cost.explain_seconds for cost in judgement.costs if cost.contender == name
             ),
+            "forward, backward": f"{_passes(judgement, name, 0)}, {_passes(judgement, name, 1)}",
             "mean rank": f"{ranks[name][0]:.2f} of {ranks[name][1]} comparisons" if name in ranks else "",
         }
         for name in dict.fromkeys(cost.contender for cost in judgement.costs)

@@ -72,7 +72,9 @@ class Cost:
         contender: name of the contender.
         fit_seconds: seeing the training set, recording included.
         explain_seconds: scoring all test samples for their predicted classes.
-        num_test: how many they are.
+        fit_passes: samples that went forward and backward through the network meanwhile.
+        explain_passes: the same in the explanation.
+        num_test: how many test samples there are.
         num_bytes: kept between fit and explanation.
         metric_seconds: what the metrics took themselves, without the scores they asked for; those that retrain
             are left out.
@@ -83,6 +85,8 @@ class Cost:
     contender: str
     fit_seconds: float
     explain_seconds: float
+    fit_passes: tuple[int, int]
+    explain_passes: tuple[int, int]
     num_test: int
     num_bytes: int
     metric_seconds: float
@@ -201,6 +205,8 @@ def judge(
                     one.name,
                     fitted.seconds,
                     cost - fitted.seconds,
+                    judged.passes["fit"],
+                    judged.passes["explain"],
                     len(case.test_targets),
                     fitted.num_bytes(),
                     measuring,

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualview.evaluation import retrieval, sanity
 from dualview.evaluation._estimate import Estimate
@@ -33,22 +32,28 @@ class Judged:
         case: the network, its data and the truth.
         contender: what scores.
         seconds: what making each kind of scores took, fits included.
+        passes: samples that went forward and backward through the network in the fit and in the explanation.
     """
 
     case: Case
     contender: Contender
     seconds: dict[str, float] = field(default_factory=dict)
+    passes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
     def fitted(self) -> Fitted:
         """The contender, after it saw the training set."""
-        return self.contender.fit(self.case.task, self.case.train, self.case.train_targets)
+        with self._counter("fit"):
+            return self.contender.fit(self.case.task, self.case.train, self.case.train_targets)
 
     @cached_property
     def scores(self) -> Scores:
         """Scores for the predicted class of each test sample."""
+        predicted = self.case.predicted
         with self._clock("scores"):
-            return self.fitted.explain(self.case.test_inputs, self.case.predicted)
+            fitted = self.fitted
+            with self._counter("explain"):
+                return fitted.explain(self.case.test_inputs, predicted)
 
     @cached_property
     def scores_for_labels(self) -> Scores:
@@ -58,12 +63,30 @@ class Judged:
         # A tensor's proponents are its largest scores; of a loss, what they include makes less.
         return -found if isinstance(found, Tensor) and self.case.lower_is_better else found
 
-    def scores_of(self, model: torch.nn.Module) -> Scores:
+    def scores_of(self, model: nn.Module) -> Scores:
         """Scores for the same classes, of another network."""
         with self._clock("scores of others"):
             task = with_model(self.case, model)
             fitted = self.contender.fit(task, self.case.train, self.case.train_targets)
             return fitted.explain(self.case.test_inputs, self.case.predicted)
+
+    @contextmanager
+    def _counter(self, what: str) -> Iterator[None]:
+        """Count the rows that leave the network, and those whose gradient comes back to it."""
+        counts = [0, 0]
+
+        def count(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                counts[0] += len(output)
+                if output.requires_grad:
+                    output.register_hook(lambda gradient: counts.__setitem__(1, counts[1] + len(gradient)))  # type: ignore[arg-type]
+
+        handle = self.case.task.model.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self.passes[what] = counts[0], counts[1]
 
     @contextmanager
     def _clock(self, what: str) -> Iterator[None]:
