@@ -131,6 +131,16 @@ def test_a_cut_result_serves_as_many_proponents_as_it_holds():
         shortcut_detection(cut, MARKED)
 
 
+def test_a_cut_result_without_enough_proponents_is_refused():
+    """What was cut may be stronger than the opponents that were kept."""
+    few = SCORES.abs().clone()
+    few[3, 2:] *= -1
+    with pytest.raises(ValueError, match="test row 3 has only 2 proponents: the 3 strongest cannot be told"):
+        raw_scores(attribution(few, top_k=4), k=3)
+    assert torch.equal(raw_scores(attribution(few, top_k=4), k=2), few)
+    raw_scores(dataclasses.replace(attribution(-few, top_k=4), lower_is_better=True), k=2)
+
+
 @pytest.mark.parametrize("name", [name for name in METRICS if name != "significant"])  # that keeps the sign
 def test_a_loss_is_read_the_other_way_round(name: str):
     loss = METRICS[name](attribution(-SCORES, lower_is_better=True), EVERY_TRAIN, EVERY_TEST)

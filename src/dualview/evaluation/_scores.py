@@ -39,7 +39,13 @@ def raw_scores(scores: Scores, *, k: int | None = None, name: str = "scores") ->
                 f"`{name}` holds only the top {scores.top_k} of each sign, and {needed} are needed; "
                 "explain again without top=" + ("" if k is None else f", or with top={k}")
             )
-        scores = scores.dense()
+        result, scores = scores, scores.dense()
+        proponents = ((-scores if result.lower_is_better else scores) > 0).sum(1)
+        if result.top_k is not None and k is not None and int(proponents.min()) < k:
+            raise ValueError(
+                f"`{name}` holds the top {result.top_k} of each sign, and test row {int(proponents.argmin())} has only "
+                f"{int(proponents.min())} proponents: the {k} strongest cannot be told; explain again without top="
+            )
     if scores.ndim != 2 or scores.numel() == 0 or not scores.is_floating_point():
         found = f"{scores.dtype} of shape {tuple(scores.shape)}"
         raise ValueError(f'`{name}` must be a float tensor "test train" or a DataAttribution, not empty; it is {found}')
