@@ -130,17 +130,25 @@ def _draw(sheet: Sheet, y: float, curve: Curve, panel: Panel) -> Axes:
         [chosen], [panel.values[curve.chosen]],
         marker="o", markersize=9, color=PAPER, markeredgecolor=INK, markeredgewidth=2, linestyle="none", zorder=3,
     )  # fmt: skip
+    at_the_end = curve.chosen == len(curve) - 1  # where a label beside it would leave the figure
+    value = panel.values[curve.chosen]
+    above = -16 if panel.errors is None and value > 0.9 else 8  # below, where the heading is near
     axes.annotate(
-        percent(panel.values[curve.chosen]), (chosen, panel.values[curve.chosen]), (10, 8),
-        textcoords="offset points", fontproperties=font(TEXT, "bold"), color=INK,
+        percent(value), (chosen, value), (-10 if at_the_end else 10, above),
+        textcoords="offset points", ha="right" if at_the_end else "left",
+        fontproperties=font(TEXT, "bold"), color=INK,
     )  # fmt: skip
     axes.margins(y=0.2)
     if panel.errors is None:
         axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_yticks([share for share in axes.get_yticks() if 0 <= share <= 1 and share >= axes.get_ylim()[0]])
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}\u202f%")
-    axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
-    axes.xaxis.set_major_formatter(LogFormatterSciNotation(10))
+    if curve.C[-1] >= 10 * curve.C[0]:
+        axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
+        axes.xaxis.set_major_formatter(LogFormatterSciNotation(10))
+    else:  # perhaps not one power of ten among them
+        axes.set_xticks(curve.C, [f"{C:.3g}" for C in curve.C])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color=TRACK, linewidth=0.8)
     axes.set_axisbelow(True)
