@@ -40,7 +40,7 @@ bench: $(ENV)/.tools ## measure what the documentation claims
 bench-short: $(ENV)/.tools ## repeat a short judgement of methods, and compare it with its table: two minutes
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.short $(if $(WRITE),--write)
 
-banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge by them: an hour of one core
+banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge by them: 15 minutes on two cores
 	mkdir -p runs
 	$(ENV)/bin/dualview evaluate --metrics lds --store runs/evaluation --markdown runs/banks.md \
 	    --tasks mnist-mlp --tasks confirmation --tasks digits-cnn --tasks fashion-residual
