@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import dualview as dv
 from dualview.data._attribution import DataAttribution
-from dualview.evaluation import selection
+from dualview.evaluation import counterfactual
 from dualview.evaluation.counterfactual import accuracy_and_loss
 from dualview.evaluation.selection import brittleness, coreset_selection, data_pruning
 
@@ -239,7 +239,7 @@ def test_the_interval_holds_the_seeds():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_losses_are_those_of_the_task_even_for_one_logit(monkeypatch, dtype: torch.dtype):
-    monkeypatch.setattr(selection, "batch_size_for", lambda _inputs: 4)  # batches of 4, 4 and 1
+    monkeypatch.setattr(counterfactual, "batch_size_for", lambda _inputs: 4)  # batches of 4, 4 and 1
     recipe = Recipe()
     model = nn.Linear(2, 1).to(dtype).train()
     task = dv.Task(model, loss=nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)))
@@ -247,6 +247,11 @@ def test_losses_are_those_of_the_task_even_for_one_logit(monkeypatch, dtype: tor
     found = coreset_selection(torch.arange(24.0)[None], lambda mask, seed: model, task, data, shares=(1.0,))
     accuracy, loss = accuracy_and_loss(task, data)
     assert found.score.mean == pytest.approx(loss, rel=1e-6) and model.training
+    with torch.no_grad():
+        logit = model(data[0]).squeeze(1)
+        by_hand = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))(logit, data[1].to(dtype))
+    assert loss == pytest.approx(float(by_hand), rel=1e-5)
+    assert accuracy == pytest.approx(float(((logit > 0) == data[1].bool()).double().mean()))
     assert found.accuracy["by score"].item() == pytest.approx(accuracy)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -141,10 +141,7 @@ class Retraining:
 
     def _trained(self, run: Run, mask: Tensor, labels: Tensor | None) -> tuple[nn.Module, float]:
         changed = () if labels is None else (labels.clone(),)
-        with untouched(), torch.enable_grad():
-            torch.manual_seed(run.random_seed)
-            np.random.seed(run.random_seed)  # noqa: NPY002  # what the user's code may draw from
-            random.seed(run.random_seed)
+        with seeded(run.random_seed):
             begun = time.perf_counter()
             model = self.train(mask.clone(), run.seed, *changed)
             seconds = time.perf_counter() - begun
@@ -163,6 +160,16 @@ class Retraining:
         for positions, inputs, found in _batches(self.task, train_set, mask.nonzero().flatten().tolist()):
             columns = columns_of(found, _ANY_COLUMN, self.task.classes) if labels is None else labels[positions]
             yield inputs, columns, columns
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let the user's code train: gradients on, all global generators started from `seed`, and put back after."""
+    with untouched(), torch.enable_grad():
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  # what the user's code may draw from
+        random.seed(seed)
+        yield
 
 
 def _batches(task: Task, samples: Samples, positions: Sequence[int]) -> Iterator[tuple[list[int], Inputs, Any]]:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import as_samples
 from dualview.engine.fingerprint import hash_tensors
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import columns_of
 from dualview.engine.retraining import Bank, retrain
+from dualview.engine.runs import seeded
 from dualview.engine.subsets import half_subsets
 from dualview.engine.task import Task, class_logits
+from dualview.evaluation.counterfactual import Train, measured
 from dualview.evaluation.tasks.planted import Planted
 from dualview.evaluation.tasks.problem import MARKED_CLASS, Problem
-
-Train = Callable[[Tensor, int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Case:
     def predicted(self) -> Int[Tensor, " test"]:
         """The network's predictions for the test set."""
         if "predicted" not in self._cache:
-            self._cache["predicted"] = _predictions(self.task, self.test)
+            self._cache["predicted"] = measured(self.task, as_samples(self.test, name="test")).predicted
         return self._cache["predicted"]
 
     @property
@@ -90,10 +87,7 @@ class Case:
     def seeded_retrain(self, mask: Tensor, seed: int) -> nn.Module:
         """Train with torch's, numpy's and Python's generators started from the seed, and put back after."""
         assert self.retrain is not None
-        with untouched(), torch.enable_grad():
-            torch.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  # what the user's code may draw from
-            random.seed(seed)
+        with seeded(seed):
             return self.retrain(mask, seed)
 
     @property
@@ -220,16 +214,6 @@ def misled(case: Case) -> Bool[Tensor, " test"]:
 def with_model(case: Case, model: nn.Module) -> Task:
     """Return the case's task for another network."""
     return dataclasses.replace(case.task, model=model)
-
-
-def _predictions(task: Task, data: Any) -> Tensor:
-    samples = as_samples(data, name="test")
-    found = []
-    with untouched(task.model):
-        size = batch_size_for(task.split(samples.batch([0]))[0])
-        for _, batch in samples.batches(range(len(samples)), size):
-            found.append(class_logits(task.forward(task.split(batch)[0]).cpu().float()).argmax(1))
-    return torch.cat(found)
 
 
 def _labels(task: Task, data: Any) -> Tensor:

@@ -23,8 +23,6 @@ from dualview.engine.outputs import Kind
 from dualview.engine.task import Task
 from dualview.evaluation._scores import Scores
 
-SUSPICIONS = ("self_influence", "slack")
-
 
 class Fitted(NamedTuple):
     """A contender that has seen the training set.

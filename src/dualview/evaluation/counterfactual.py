@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dualview.engine.batches import batch_size_for
@@ -89,8 +89,34 @@ def removal_effect(
 
 def accuracy_and_loss(task: Task, data: Any) -> tuple[float, float]:
     """Return the share of right predictions and the mean loss of a task's model on labelled data."""
-    samples = data if isinstance(data, Samples) else as_samples(data, name="data")
-    right, total = 0, 0.0
+    found = measured(task, data if isinstance(data, Samples) else as_samples(data, name="data"))
+    return float(found.right.double().mean()), float(found.losses.mean())
+
+
+class Measured(NamedTuple):
+    """What a model does on labelled samples.
+
+    Attributes:
+        probabilities: "test cls".
+        predicted: "test", the class of the largest logit.
+        targets: "test", labels as output columns.
+        losses: "test", the task's loss, float64.
+    """
+
+    probabilities: Float[Tensor, "test cls"]
+    predicted: Int[Tensor, " test"]
+    targets: Int[Tensor, " test"]
+    losses: Float[Tensor, " test"]
+
+    @property
+    def right(self) -> Bool[Tensor, " test"]:
+        """Whether the predicted class is the label."""
+        return self.predicted == self.targets
+
+
+def measured(task: Task, samples: Samples) -> Measured:
+    """Run a task's model over labelled samples, and leave it as it was."""
+    parts: list[Measured] = []
     with untouched(task.model):
         size = batch_size_for(task.split(samples.batch([0]))[0])
         for _, batch in samples.batches(range(len(samples)), size):
@@ -99,9 +125,9 @@ def accuracy_and_loss(task: Task, data: Any) -> tuple[float, float]:
             raw = raw if raw.dtype == torch.float64 else raw.float()
             logits = class_logits(raw)
             targets = columns_of(labels, logits.shape[1], task.classes)
-            right += int((logits.argmax(1) == targets).sum())
-            total += float(task.losses(logits, targets, one_logit=raw.shape[1] == 1).double().sum())
-    return right / len(samples), total / len(samples)
+            losses = task.losses(logits, targets, one_logit=raw.shape[1] == 1).double()
+            parts.append(Measured(logits.softmax(1), logits.argmax(1), targets, losses))
+    return Measured(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _masks(drop: Tensor, num_train: int, seed: int) -> tuple[Bool[Tensor, " train"], ...]:

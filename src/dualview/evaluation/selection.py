@@ -8,21 +8,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dualview.data._attribution import DataAttribution
-from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import Samples, as_samples
-from dualview.engine.isolation import untouched
-from dualview.engine.labels import columns_of
-from dualview.engine.task import Task, class_logits
+from dualview.engine.task import Task
 from dualview.evaluation._estimate import NUM_RESAMPLES, Estimate, estimate, interval, resampling
 from dualview.evaluation._scores import Scores, proponent_scores, summable
-from dualview.evaluation.counterfactual import Train
+from dualview.evaluation.counterfactual import Measured, Train, measured
 
 REMOVED = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
 KEPT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -222,20 +219,6 @@ def _curve(
     return SelectionCurve(estimates[0], estimates[1], tuple(counts), loss, accuracy)
 
 
-class _Measured(NamedTuple):
-    """What a model does on the test samples.
-
-    Attributes:
-        probabilities: "test cls".
-        losses: "test", the task's loss, float64.
-        right: "test", whether the predicted class is the label.
-    """
-
-    probabilities: Float[Tensor, "test cls"]
-    losses: Float[Tensor, " test"]
-    right: Bool[Tensor, " test"]
-
-
 @dataclass(frozen=True, eq=False)
 class _Retrained:
     """Models retrained on sets of samples, measured on the test samples; no set is trained on twice."""
@@ -244,13 +227,13 @@ class _Retrained:
     task: Task
     samples: Samples
     num_train: int
-    known: dict[tuple[bytes, int], _Measured] = field(default_factory=dict)
+    known: dict[tuple[bytes, int], Measured] = field(default_factory=dict)
 
     @property
     def num_trained(self) -> int:
         return len(self.known)
 
-    def on(self, kept: Int[Tensor, " kept"], seed: int) -> _Measured:
+    def on(self, kept: Int[Tensor, " kept"], seed: int) -> Measured:
         mask = torch.zeros(self.num_train, dtype=torch.bool)
         mask[kept] = True
         key = (mask.numpy().tobytes(), seed)
@@ -265,19 +248,8 @@ class _Retrained:
         """Return the classes of the largest probability, averaged over seeds."""
         return torch.stack([self.on(kept, seed).probabilities for seed in seeds]).mean(0).argmax(1)
 
-    def measure(self, model: nn.Module) -> _Measured:
-        task, parts = dataclasses.replace(self.task, model=model), []
-        with untouched(model):
-            size = batch_size_for(task.split(self.samples.batch([0]))[0])
-            for _, batch in self.samples.batches(range(len(self.samples)), size):
-                inputs, labels = task.split(batch)
-                raw = task.forward(inputs).cpu()
-                raw = raw if raw.dtype == torch.float64 else raw.float()
-                logits = class_logits(raw)
-                targets = columns_of(labels, logits.shape[1], task.classes)
-                losses = task.losses(logits, targets, one_logit=raw.shape[1] == 1)
-                parts.append(_Measured(logits.softmax(1), losses.double(), logits.argmax(1) == targets))
-        return _Measured(*map(torch.cat, zip(*parts, strict=True)))
+    def measure(self, model: nn.Module) -> Measured:
+        return measured(dataclasses.replace(self.task, model=model), self.samples)
 
 
 def _smallest_flip(
