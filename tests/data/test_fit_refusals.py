@@ -86,7 +86,7 @@ def test_data_without_positions_or_samples_are_refused(problem):
 
 def test_regression_and_multi_label_targets_are_refused(problem):
     inputs, labels = problem.train
-    with pytest.raises(ValueError, match="not whole numbers.*classifiers.*regression"):
+    with pytest.raises(ValueError, match="not whole numbers.*problem=.regression"):
         fit(problem.model, (inputs, torch.linspace(0, 1, 120)))
     with pytest.raises(ValueError, match=r"shape \(4, 4\); expected one label per sample.*multi-label"):
         fit(problem.model, (inputs, nn.functional.one_hot(labels, 4)))

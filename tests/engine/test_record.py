@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dualview.engine.datasets import as_samples
-from dualview.engine.record import Activation, Recorder, record_rows
+from dualview.engine.isolation import untouched
+from dualview.engine.record import Activations, Recorder, record_rows
 from dualview.engine.site import Site
 from dualview.engine.task import Task
 from dualview.errors import NonFiniteError
+from dualview.ops.layout import plain
 
 NUM = 13
-SITE = Activation(Site("fc", "input"))
+SITE = Activations((Site("fc", "input"),))
 
 
 class Net(nn.Module):
@@ -66,7 +68,11 @@ def net() -> Net:
 
 
 def recorder(net: nn.Module, data, batch_size: int = 4, num_classes: int = 3, **task) -> Recorder:
-    return Recorder(Task(net, readout="fc", **task), as_samples(data), SITE, num_classes, batch_size)
+    described = Task(net, readout="fc", **task)
+    samples = as_samples(data)
+    with untouched():  # some of these data sets draw random numbers
+        probe, _ = described.split(samples.batch([0]))
+    return Recorder(described, samples, SITE.plan(described, probe), num_classes, batch_size)
 
 
 def by_hand(net: Net, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,12 +120,22 @@ def test_a_stretch_of_rows_keeps_its_positions(net):
 
 def test_a_site_is_flattened_to_one_row_per_sample(net):
     data = Images()
-    wide = Recorder(Task(net), as_samples(data), Activation(Site("conv", "output")), 3, 4).rows(0, NUM)
+    conv, fc = Site("conv", "output"), Site("fc", "input")
+    plan = Activations((conv,)).plan(Task(net), data.images[:1])
+    wide = Recorder(Task(net), as_samples(data), plan, 3, 4).rows(0, NUM)
     with torch.no_grad():
         torch.testing.assert_close(wide.values, net.conv(data.images).flatten(1), **CLOSE)
-    assert Activation(Site("conv", "output")).describe() == {
-        "representation": "Activation",
-        "site": ["conv", "output", 0],
+        plan = Activations((fc, conv)).plan(Task(net), data.images[:1])
+        both = Recorder(Task(net), as_samples(data), plan, 3, 4).table(progress=False)
+        maps, features = net.conv(data.images), net.features(data.images)
+        torch.testing.assert_close(both.values, torch.cat([features, maps.flatten(1)], 1), **CLOSE)
+        assert both.layout == (plain("fc", features.shape[1]), plain("conv", maps[0].numel()))
+        averaged = Activations((conv,), pooled=True).plan(Task(net), data.images[:1]).record(data.images, None)
+        torch.testing.assert_close(averaged.values, maps.mean((2, 3)), **CLOSE)
+    assert Activations((conv,)).describe() == {
+        "representation": "Activations",
+        "sites": [["conv", "output", 0]],
+        "pooled": False,
     }
 
 
@@ -130,12 +146,14 @@ def test_one_logit_keeps_one_column_and_counts_as_two_classes():
     rows = recorder(net, data, num_classes=2).rows(0, NUM)
     assert rows.outputs.shape == (NUM, 1)
     assert torch.equal(rows.targets, data.labels)
-    predicted = record_rows(Task(net), SITE, data.images, None, torch.arange(NUM)).targets
+    predicted = record_rows(
+        Task(net), SITE.plan(Task(net), data.images[:1]), data.images, None, torch.arange(NUM)
+    ).targets
     assert torch.equal(predicted, (rows.outputs[:, 0] > 0).long())
 
 
 def test_missing_targets_are_the_predictions(net):
-    rows = record_rows(Task(net), SITE, Images().images, None, torch.arange(NUM))
+    rows = record_rows(Task(net), SITE.plan(Task(net), Images().images[:1]), Images().images, None, torch.arange(NUM))
     assert torch.equal(rows.targets, rows.outputs.argmax(1))
 
 
@@ -246,7 +264,7 @@ def test_a_site_without_one_row_per_sample_is_refused():
         def forward(self, x):
             return self.fc(x.flatten(0, 2)).reshape(len(x), -1, 3).mean(1)
 
-    with pytest.raises(ValueError, match=r"the input of 'fc' has shape \(24, 6\) for 4 samples"):
+    with pytest.raises(ValueError, match=r"the input of 'fc' has shape \(6, 6\) for 1 samples"):
         recorder(Patches(), Images()).rows(0, NUM)
 
 
@@ -303,12 +321,12 @@ def test_model_and_global_state_are_left_as_they_were(net, spoiled):
 
 
 def test_the_model_runs_once_per_sample(net):
-    """Once in batches, and once more for the first sample, which tells the size of a row."""
+    """Once in batches, and twice more for the first sample: to plan the recording, and to tell the size of a row."""
     seen: list[int] = []
     handle = net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     recorder(net, Images()).table(progress=False)
     handle.remove()
-    assert seen == [1, 4, 4, 4, 1]
+    assert seen == [1, 1, 4, 4, 4, 1]
 
 
 # ── sizes ────────────────────────────────────────────────────────────────────────────────────────

@@ -71,7 +71,8 @@ class DataAttribution:
         test_index: "test", rows of the explained inputs.
         targets: "test", the output column each row was explained for.
         predicted: "test", the network's predictions.
-        train_targets: "train", training labels as output columns.
+        train_targets: "train", training labels as output columns; "train output", numbers, where the task is no
+            classification.
         method: how the method was set, as Python prints it.
         certificate: facts on the fit (gap, support, ...).
         checks: facts on this explanation.
@@ -94,7 +95,7 @@ class DataAttribution:
     test_index: Int[Tensor, " test"]
     targets: Int[Tensor, " test"]
     predicted: Int[Tensor, " test"]
-    train_targets: Int[Tensor, " train"]
+    train_targets: Int[Tensor, " train"] | Float[Tensor, "train output"]
     method: str
     certificate: dict[str, Any] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
@@ -190,13 +191,15 @@ class DataAttribution:
                 "bias_share": self.bias_shares[rows, columns].numpy(),
                 "target": self.targets[rows].numpy(),
                 "predicted": self.predicted[rows].numpy(),
-                "train_target": self.train_targets[train].numpy(),
+                "train_target": self.train_targets[train].numpy()
+                if self.train_targets.ndim == 1
+                else self.train_targets[train, self.targets[rows]].numpy(),  # of the explained column
             }
         )
         if self.names is not None:
             frame["train_name"] = [self.names[position] for position in train.tolist()]
         if self.class_names is not None:
-            for column in ("target", "train_target"):
+            for column in ("target", "train_target")[: 1 + (self.train_targets.ndim == 1)]:
                 frame[f"{column}_name"] = [self.class_names[c] for c in frame[column]]
         order = frame.assign(row=rows.numpy(), strength=frame["score"].abs()).sort_values(
             ["row", "strength"], ascending=[True, False], kind="stable"

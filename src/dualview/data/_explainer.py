@@ -23,10 +23,10 @@ from dualview.engine.batches import Inputs, as_inputs, batch_size_for, num_rows,
 from dualview.engine.datasets import Samples, as_samples, check_inputs, input_batches, is_data_set
 from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import columns_of
-from dualview.engine.record import Recorder, record_rows
+from dualview.engine.record import Outputs, Plan, Recorder, finished, record_rows
 from dualview.engine.source import Source
 from dualview.engine.tables import Rows, Table, join_rows
-from dualview.engine.task import Task, class_logits
+from dualview.engine.task import Task
 
 TEST_BLOCK = 1024
 TRAIN_BLOCK = 4096
@@ -43,6 +43,7 @@ class Explainer:
         task: with its readout resolved.
         state: the fitted tensors.
         table: the recorded training rows.
+        plan: how test samples are recorded.
         positions: training positions that the fit saw; the others were held out.
         certificate: facts on the fit: relative duality gap, status, support share, ...
         fidelity: "train" and, where given, "held_out" → how far surrogate and network agree.
@@ -59,6 +60,7 @@ class Explainer:
     task: Task
     state: Any
     table: Table
+    plan: Plan
     positions: Int[Tensor, " row"]
     certificate: dict[str, Any]
     fidelity: dict[str, dict[str, float]]
@@ -93,7 +95,7 @@ class Explainer:
             inputs: a batch as the model takes it (tensor, tuple or dict; first axis: test), or a data
                 set or DataLoader, whose labels are not used.
             targets: label of the class to explain, one a test sample or one for all; the network's
-                predictions by default.
+                predictions by default. For a regression or multi-label task the output column.
             top: keep only so many scores of each sign for each test sample; None keeps all.
 
         Returns:
@@ -132,15 +134,20 @@ class Explainer:
             targets = columns_of(torch.full((len(rows.index),), column), self.num_classes)
             self.method.check_targets(self.state, targets, self.task, given=True)
             by_class[column] = rows._replace(targets=targets)
-        prepared = {column: self.method.prepare(self.state, task, part) for column, part in by_class.items()}
+        prepared = {
+            column: self.method.prepare(self.state, task, part, self.table) for column, part in by_class.items()
+        }
         kept = {column: RunningTop(len(rows.index), top, rows.values.dtype) for column in by_class}
-        for test, train in self._blocks(len(rows.index)):
-            products = self.method.products(rows.values[test], train)
-            for column, part in prepared.items():
-                shares = self.method.bias_shares(self.state, _cut(part, test), train)
-                kept[column].add(test, products * shares, shares, train.index)
+        for test in _slices(len(rows.index)):
+            for train in self.table.blocks(TRAIN_BLOCK, self.method.scored(self.state)):
+                products = self.method.products(rows.values[test], train)
+                for column, part in prepared.items():
+                    shares = self.method.bias_shares(self.state, _cut(part, test), train)
+                    kept[column].add(test, products * shares, shares, train.index)
         return {
-            column: self._result(task, part, prepared[column], source, *kept[column].result(), top)
+            column: self._result(
+                task, part, self.method.bias(self.state, prepared[column]), source, *kept[column].result(), top
+            )
             for column, part in by_class.items()
         }
 
@@ -151,20 +158,18 @@ class Explainer:
 
     def rows(self, inputs: Any, targets: Any = None) -> Rows:
         """Record test samples, checked against what training looked like; targets default to predictions."""
-        rows = self._recorded(inputs)
-        if targets is not None:
-            if np.ndim(targets) == 0:
-                targets = [targets.item() if hasattr(targets, "item") else targets] * len(rows.index)
-            columns = columns_of(targets, self.num_classes, self.task.classes)
-            if len(columns) != len(rows.index):
-                raise ValueError(f"`targets` hold {len(columns)} labels for {len(rows.index)} test samples")
-            rows = rows._replace(targets=columns)
+        rows = self._recorded(inputs, self._columns(inputs, targets))
         self.method.check_targets(self.state, rows.targets, self.task, given=targets is not None)
         return rows
 
     def predictions(self, rows: Rows) -> Int[Tensor, " test"]:
         """Return the network's predicted output column of each row."""
-        return class_logits(rows.outputs).argmax(1)
+        several = self.task.problem == "regression" and rows.outputs.shape[1] > 1
+        return rows.targets if several else self.task.predicted(rows.outputs)
+
+    def coverage(self) -> dict[str, str]:
+        """Tell of each parameter or site what is recorded of it, and how."""
+        return dict(self.plan.coverage)
 
     # ── the training set ─────────────────────────────────────────────────────────────────────────
 
@@ -183,28 +188,30 @@ class Explainer:
         return self._per_train(self.method.importances)
 
     @without_autocast
-    def suspects(self, top: int | None = None, *, by: str = "slack") -> Ranking:
+    def suspects(self, top: int | None = None, *, by: str | None = None) -> Ranking:
         """Rank training samples that may carry a wrong label, most suspicious first.
 
         Args:
             top: how many; None ranks all.
-            by: "slack", how far the surrogate contradicts the label (its hinge loss); "self_influence",
-                as the DualView papers rank; or "loss", the network's own.
+            by: "slack", how far the surrogate contradicts the label (its loss); "self_influence", as most
+                papers rank; or "loss", the network's own. By default slack where the method has a surrogate,
+                else self-influence.
 
         Returns:
-            Columns: slack, self_influence, importance, loss, target, predicted (by the network),
-            confidence. A sample that was held out of the fit has slack but no influence.
+            Columns: slack and importance where the method has a surrogate, self_influence, loss, target,
+            predicted (by the network), confidence. A sample that was held out of the fit has slack but no
+            influence.
         """
         if top is not None and top < 1:
             raise ValueError(f"`top` must be at least 1; it is {top}")
-        if by not in SUSPECTS_BY:
-            raise ValueError(f"`by` is {by!r}; choose from {', '.join(map(repr, SUSPECTS_BY))}")
-        columns = {
-            "slack": torch.cat([self.method.slacks(self.state, rows) for rows in self.table.blocks(TRAIN_BLOCK)]),
-            "self_influence": self.self_influence(),
-            "importance": self.importance(),
-            **self._predictions(self.table),
-        }
+        by = by or ("slack" if self.method.has_surrogate else "self_influence")
+        known = [name for name in SUSPECTS_BY if name != "slack" or self.method.has_surrogate]
+        if by not in known:
+            raise ValueError(f"`by` is {by!r}; choose from {', '.join(map(repr, known))}")
+        columns = {"self_influence": self.self_influence(), **self._predictions(self.table)}
+        if self.method.has_surrogate:
+            slacks = [self.method.slacks(self.state, rows) for rows in self.table.blocks(TRAIN_BLOCK)]
+            columns = {"slack": torch.cat(slacks), "importance": self.importance(), **columns}
         rank = columns[by].argsort(descending=True, stable=True)[:top]
         names = None if self.names is None else [self.names[int(i)] for i in rank]
         return Ranking(rank, {name: column[rank] for name, column in columns.items()}, by, len(self.table), names)
@@ -239,30 +246,40 @@ class Explainer:
                 raise ValueError("give data=: a store does not keep the rows of the held-out data set of the fit")
             return self.held_out or self.table
         samples = as_samples(data, name="data")
-        representation = self.method.representations(self.task).test
         with untouched(self.task.model):
             first, _ = self.task.split(samples.batch([0]))
         check_inputs(first, self.spec)
         size = self.batch_size or batch_size_for(first)
-        return Recorder(self.task, samples, representation, self.num_classes, size, "data").table(
-            progress=self.progress
-        )
+        plan = self.plan if self.method.has_surrogate else Outputs().plan(self.task, first)
+        return Recorder(self.task, samples, plan, self.num_classes, size, "data").table(progress=self.progress)
 
     @property
     def num_classes(self) -> int:
         """Columns of class logits; one logit for two classes counts as two."""
-        return max(2, self.table.num_classes)
+        return max(2 if self.task.problem == "classification" else 1, self.table.num_classes)
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
-    def _recorded(self, inputs: Any) -> Rows:
-        representation = self.method.representations(self.task).test
+    def _columns(self, inputs: Any, targets: Any) -> Tensor | None:
+        """Return the targets as one output column for each test sample; None where there are none."""
+        if targets is None:
+            return None
+        given = inputs if is_data_set(inputs) else self._without_labels(inputs)
+        num_test = len(as_samples(given, name="inputs")) if is_data_set(given) else num_rows(as_inputs(given))
+        if np.ndim(targets) == 0:
+            targets = [targets.item() if hasattr(targets, "item") else targets] * num_test
+        columns = columns_of(targets, self.num_classes, self.task.classes)
+        if len(columns) != num_test:
+            raise ValueError(f"`targets` hold {len(columns)} labels for {num_test} test samples")
+        return columns
+
+    def _recorded(self, inputs: Any, targets: Tensor | None = None) -> Rows:
         with untouched(self.task.model):  # here, not in the generator, which an error would leave open
-            blocks = [
-                record_rows(self.task, representation, batch, None, index)
+            blocks = (
+                record_rows(self.task, self.plan, batch, None if targets is None else targets[index], index)
                 for batch, index in self._test_batches(inputs)
-            ]
-        return join_rows(blocks)
+            )
+            return join_rows(list(finished(self.plan, blocks)))
 
     def _without_labels(self, inputs: Any) -> Any:
         """Accept a labelled batch too: where the parts are not those of training, its labels are split off."""
@@ -293,40 +310,34 @@ class Explainer:
         source = Source.of(self.task, inputs if is_data_set(inputs) else self._without_labels(inputs))
         return dataclasses.replace(source, train=self.samples, thumbnails=self.thumbnails)
 
-    def _blocks(self, num_test: int) -> Iterator[tuple[slice, Rows]]:
-        """Walk all pairs: training blocks inside test blocks, both rising."""
-        scored = self.method.scored(self.state)
-        for start in range(0, num_test, TEST_BLOCK):
-            test = slice(start, min(start + TEST_BLOCK, num_test))
-            for train in self.table.blocks(TRAIN_BLOCK, scored):
-                yield test, train
-
     def _attribution(self, rows: Rows, source: Source, top: int | None) -> DataAttribution:
         num_test, scored = len(rows.index), self.method.scored(self.state)
-        prepared = self.method.prepare(self.state, self.task, rows)
-        if top is not None:
-            kept = RunningTop(num_test, top, rows.values.dtype)
-        else:
-            scores = rows.values.new_zeros(num_test, len(scored))
-            shares = torch.zeros_like(scores)
-        for test, train in self._blocks(num_test):
-            block = _cut(prepared, test)
-            score = self.method.score(self.state, block, train)
-            share = self.method.bias_shares(self.state, block, train)
-            if top is not None:
-                kept.add(test, score, share, train.index)
-            else:
+        kept = None if top is None else RunningTop(num_test, top, rows.values.dtype)
+        scores = rows.values.new_zeros(num_test, 0 if kept else len(scored))
+        shares = torch.zeros_like(scores) if self.method.has_surrogate else scores.new_zeros(1, 1).expand_as(scores)
+        biases = []
+        for test in _slices(num_test):
+            block = self.method.prepare(self.state, self.task, Rows(*(part[test] for part in rows)), self.table)
+            biases.append(self.method.bias(self.state, block))
+            for train in self.table.blocks(TRAIN_BLOCK, scored):
+                score = self.method.score(self.state, block, train)
+                share = self.method.bias_shares(self.state, block, train)
+                if kept is not None:
+                    kept.add(test, score, share, train.index)
+                    continue
                 first = int(torch.searchsorted(scored, train.index[0]))
                 columns = slice(first, first + len(train.index))
-                scores[test, columns], shares[test, columns] = score, share
-        result = kept.result() if top is not None else (scores, scored, shares)
-        return self._result(self.task, rows, prepared, source, *result, top)
+                scores[test, columns] = score
+                if self.method.has_surrogate:
+                    shares[test, columns] = share
+        result = kept.result() if kept is not None else (scores, scored, shares)
+        return self._result(self.task, rows, torch.cat(biases), source, *result, top)
 
     def _result(
         self,
         task: Task,
         rows: Rows,
-        prepared: Prepared,
+        bias: Tensor,
         source: Source,
         scores: Tensor,
         train_index: Tensor,
@@ -340,9 +351,9 @@ class Explainer:
             num_train=len(self.table),
             kind=self.method.kind,
             measured=task.measured,
-            linearised=not getattr(output, "linear", False),
+            linearised=self.method.kind == "share" and not getattr(output, "linear", False),
             lower_is_better=getattr(output, "lower_is_better", False),
-            bias=self.method.bias(self.state, prepared),
+            bias=bias,
             bias_shares=bias_shares,
             test_index=rows.index,
             targets=rows.targets,
@@ -365,11 +376,20 @@ class Explainer:
         return whole
 
     def _predictions(self, table: Table) -> dict[str, Tensor]:
-        logits = class_logits(table.outputs)
+        logits = self.task.logits(table.outputs)
         with torch.no_grad():
             losses = self.task.losses(logits, table.targets, one_logit=table.num_classes == 1)
+        if self.task.problem != "classification":
+            single = table.num_classes == 1
+            return {"loss": losses} | ({"target": table.targets[:, 0], "predicted": logits[:, 0]} if single else {})
         confidence, predicted = logits.softmax(1).amax(1), logits.argmax(1)
         return {"loss": losses, "target": table.targets, "predicted": predicted, "confidence": confidence}
+
+
+def _slices(num_test: int) -> Iterator[slice]:
+    """Walk the test samples in blocks."""
+    for start in range(0, num_test, TEST_BLOCK):
+        yield slice(start, min(start + TEST_BLOCK, num_test))
 
 
 def _cut(prepared: Prepared, test: slice) -> Prepared:

@@ -18,9 +18,9 @@ from dualview.data._stored_fit import Probe, check_class_names, load_explainer, 
 from dualview.engine.batches import batch_size_for, take_rows
 from dualview.engine.datasets import Samples, as_samples, check_inputs, spec_of, warn_if_augmented
 from dualview.engine.isolation import untouched, without_autocast
-from dualview.engine.labels import columns_of
+from dualview.engine.labels import targets_of
 from dualview.engine.readout import with_readout
-from dualview.engine.record import Recorder
+from dualview.engine.record import Recorder, Sides
 from dualview.engine.store import Store
 from dualview.engine.tables import Table
 from dualview.engine.task import Task, as_task, class_logits
@@ -87,21 +87,23 @@ def fit(
     names = None if names is None else [str(name) for name in names]
     with untouched(task.model):
         warn_if_augmented(samples)
-    task, recorder, probe = _prepared(method, task, samples, batch_size)
+    task, recorder, sides, probe = _prepared(method, task, samples, batch_size)
     held_out = _checked_held_out(held_out, recorder)
     if store is None:
         key, table = None, recorder.table(progress=progress)
     else:
         store = store if isinstance(store, Store) else Store(Path(store))
-        key, table = record_in_store(store, recorder, probe, data_id, progress=progress)
+        key, table = record_in_store(store, sides.train, recorder, probe, data_id, progress=progress)
     positions, rest = _held_out(held_out, recorder, table, progress)
     state, certificate = method.fit(task, table, positions, rest)
     certificate["loss_reduction"] = probe.loss_reduction
-    fidelity = {"train": _fidelity(method, state, table, positions)}
-    if rest is not None:
+    fidelity = {"train": _fidelity(method, state, table, positions)} if method.has_surrogate else {}
+    if rest is not None and method.has_surrogate:
         fidelity["held_out"] = _fidelity(method, state, rest.table, rest.positions)
+    with untouched(task.model):
+        plan = recorder.plan if sides.test == sides.train else sides.test.plan(task, probe.inputs)
     explainer = Explainer(
-        method, task, state, table, positions, certificate, fidelity, samples,
+        method, task, state, table, plan, positions, certificate, fidelity, samples,
         held_out=None if rest is None or rest.table is table else rest.table, names=names, spec=recorder.spec or {},
         batch_size=batch_size, progress=progress,
     )  # fmt: skip
@@ -138,29 +140,36 @@ def open(
     return load_explainer(store, as_task(task), samples, method)
 
 
-def _prepared(method: DataMethod, task: Task, samples: Samples, batch_size: int | None) -> tuple[Task, Recorder, Probe]:
+def _prepared(
+    method: DataMethod, task: Task, samples: Samples, batch_size: int | None
+) -> tuple[Task, Recorder, Sides, Probe]:
     """Resolve the readout on a few samples, say what was detected, and set up the recording."""
     with untouched(task.model):
         inputs, labels = task.split(samples.batch(range(min(PROBE_ROWS, len(samples)))))
         spec = spec_of(samples, task.split)
-    task = with_readout(task, inputs)
+    if task.problem not in method.problems:
+        raise ValueError(f"{type(method).__name__} explains a {' or '.join(method.problems)}, no {task.problem} task")
+    if method.reads_readout:
+        task = with_readout(task, inputs)
     with untouched(task.model):
         raw = task.forward(inputs).cpu()
         _warn_if_unsteady(task, inputs, raw)
     raw = raw if raw.dtype == torch.float64 else raw.float()
-    logits = class_logits(raw)
+    logits = task.logits(raw)
     check_class_names(task, logits.shape[1])
-    targets = columns_of(labels, logits.shape[1], task.classes)
+    targets = targets_of(labels, task.problem, logits.shape[1], task.classes)
     reduction = task.loss_reduction(logits, targets, one_logit=raw.shape[1] == 1)
     if reduction != "none":
         log.info("`loss` returns the %s over samples; its per-sample values are taken", reduction)
     parameter = next(task.model.parameters(), None)
     if parameter is not None and parameter.dtype in (torch.float16, torch.bfloat16):
         log.info("the model computes in %s; its rows are upcast to float32", parameter.dtype)
-    representation = method.representations(task).train
+    with untouched(task.model):
+        sides = method.representations(task, inputs)
+        plan = sides.train.plan(task, inputs)
     size = batch_size_for(inputs) if batch_size is None else batch_size  # the recorder refuses 0
-    recorder = Recorder(task, samples, representation, logits.shape[1], size, spec=spec)
-    return task, recorder, Probe(inputs, raw, reduction)
+    recorder = Recorder(task, samples, plan, logits.shape[1], size, spec=spec)
+    return task, recorder, sides, Probe(inputs, raw, reduction)
 
 
 def _warn_if_unsteady(task: Task, inputs: Any, raw: Tensor) -> None:

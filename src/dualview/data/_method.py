@@ -9,6 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview.engine.batches import Inputs
+from dualview.engine.labels import Problem
 from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
@@ -43,13 +45,28 @@ class DataMethod(ABC):
     """Attribute predictions to training samples. Subclasses are frozen dataclasses; fields are hyper-parameters.
 
     A fitted state is a NamedTuple of tensors, so that it can be stored, with its JSON facts beside it.
+
+    Attributes:
+        kind: of its scores.
+        has_surrogate: whether it explains a surrogate of the network, whose `logits` can be compared with it.
+        reads_readout: whether it needs the network's last linear layer to be known.
+        problems: what the labels of its tasks may be.
     """
 
     kind: ClassVar[Kind]
+    has_surrogate: ClassVar[bool] = False
+    reads_readout: ClassVar[bool] = False
+    problems: ClassVar[tuple[Problem, ...]] = ("classification",)
 
     @abstractmethod
-    def representations(self, task: Task) -> Sides:
-        """Name what is recorded of training and of test samples."""
+    def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
+        """Name what is recorded of training and of test samples.
+
+        Args:
+            task: the model, its readout resolved where the method reads it.
+            probe: a few training inputs, where the method looks at what the model does with them. What it then
+                finds must follow from model and fields alone, since a stored fit is opened with other inputs.
+        """
 
     @abstractmethod
     def fit(
@@ -82,7 +99,7 @@ class DataMethod(ABC):
         return train.targets[positions].unique()
 
     @abstractmethod
-    def prepare(self, state: Any, task: Task, test: Rows) -> Prepared:
+    def prepare(self, state: Any, task: Task, test: Rows, train: Table) -> Prepared:
         """Do what is needed once per block of test samples."""
 
     @abstractmethod
@@ -91,7 +108,10 @@ class DataMethod(ABC):
 
     @abstractmethod
     def self_scores(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
-        """Score training samples for the logit of the class that each was fitted to: its own label, as a rule."""
+        """Score training samples for themselves: how far each speaks for its own label.
+
+        The card of each method says what it is; the higher, the more the sample stands alone.
+        """
 
     def importances(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
         """Return each training sample's weight in every explanation, whatever the test sample."""
@@ -110,8 +130,8 @@ class DataMethod(ABC):
         return test.values.new_zeros(len(test.values))
 
     def bias_shares(self, state: Any, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
-        """Return each training sample's part of the bias; zero by default."""
-        return test.values.new_zeros(len(test.values), len(train.index))
+        """Return each training sample's part of the bias; zero by default, and then one number for all."""
+        return test.values.new_zeros(1, 1).expand(len(test.values), len(train.index))
 
     def logits(self, state: Any, values: Float[Tensor, "test unit"]) -> Float[Tensor, "test cls"]:
         """Return the surrogate's logits, bias included, where the method has a surrogate."""

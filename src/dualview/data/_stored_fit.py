@@ -23,11 +23,11 @@ from dualview.engine.fingerprint import (
     seeded_positions,
 )
 from dualview.engine.isolation import untouched
-from dualview.engine.labels import columns_of
+from dualview.engine.labels import targets_of
 from dualview.engine.manifest import Key, Manifest, as_json
 from dualview.engine.packing import pack, unpack
 from dualview.engine.pictures import picture_of, thumbnail
-from dualview.engine.record import Recorder, record_rows
+from dualview.engine.record import Recorder, Representation
 from dualview.engine.shards import RowSpec
 from dualview.engine.site import Site
 from dualview.engine.source import sample_input
@@ -57,16 +57,18 @@ class Probe(NamedTuple):
 
 
 def record_in_store(
-    store: Store, recorder: Recorder, probe: Probe, data_id: str | None, *, progress: bool
+    store: Store,
+    representation: Representation,
+    recorder: Recorder,
+    probe: Probe,
+    data_id: str | None,
+    *,
+    progress: bool,
 ) -> tuple[Key, Table]:
     """Record the training set into the store, or read what it holds already, and keep the probe."""
     task, samples = recorder.task, recorder.samples
-    key = Key(
-        recorder.representation.describe(), qualified_name(type(task.model)), model_fingerprint(task.model), data_id
-    )
-    with untouched(task.model):
-        first = record_rows(task, recorder.representation, probe.inputs, None, torch.arange(len(probe.raw)))
-    spec = RowSpec(first.values.shape[1], first.outputs.shape[1], first.values.dtype)
+    key = Key(representation.describe(), qualified_name(type(task.model)), model_fingerprint(task.model), data_id)
+    spec = RowSpec.of(recorder.rows(0, 1), recorder.plan.layout)
     parts = {place: entry["dtype"] for place, entry in input_spec(probe.inputs).items()}
     known = _Fingerprints(recorder)
     has_probe = _check_model(store, key.folder, task)  # else rows of a changed `forward` would be taken over
@@ -99,13 +101,13 @@ class _Fingerprints:
         return data_fingerprint(self._targets(start, stop), content, [input_spec(inputs) for _, (inputs, _) in chosen])
 
     def _targets(self, start: int, stop: int) -> Tensor:
-        parts, at = [], start
+        parts, at, task = [], start, self._recorder.task
         while at < stop and at in self._labels:
             parts.append(self._labels.pop(at))
             at += len(parts[-1])
         for _, batch in self._recorder.samples.batches(range(at, stop), self._recorder.batch_size):
-            _, labels = self._recorder.task.split(batch)
-            parts.append(columns_of(labels, self._recorder.num_classes, self._recorder.task.classes))
+            _, labels = task.split(batch)
+            parts.append(targets_of(labels, task.problem, self._recorder.num_classes, task.classes))
         return torch.cat(parts)
 
 
@@ -123,6 +125,8 @@ def save_explainer(store: Store, key: Key, explainer: Explainer) -> Explainer:
         # how long the fit took says nothing of it
         "certificate": {k: v for k, v in explainer.certificate.items() if not k.endswith("seconds")},
         "classes": _classes(explainer.task),
+        "problem": explainer.task.problem,
+        "readout": explainer.task.readout,
         "fidelity": explainer.fidelity,
         "spec": explainer.spec,
         "names": None if explainer.names is None else list(explainer.names),
@@ -162,15 +166,28 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
             f"the fit was made with classes={facts['classes']}; this task has classes={_classes(task)}, so that labels "
             "would mean other output columns: open it with the same mapping"
         )
-    task = dataclasses.replace(task, readout=Site(*manifest.key.representation["site"]))
+    if facts["problem"] != task.problem:
+        raise StoreMismatch(f"the fit was made for a {facts['problem']} task; this one's problem is {task.problem!r}")
+    if isinstance(facts["readout"], list):
+        task = dataclasses.replace(task, readout=Site(*facts["readout"]))
     table = store.open(folder, num_rows=facts["num_train"])
     restored = _method(facts["method"])
     state = restored.state_from({n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")})
-    check_class_names(task, max(2, table.num_classes))
+    num_classes = max(2 if task.problem == "classification" else 1, table.num_classes)
+    check_class_names(task, num_classes)
     if not _check_model(store, folder, task):
         raise DamagedFile(f"the probe samples in {store.root / folder}, which tell the model, are gone; fit again")
+    inputs = _probe_inputs(*store.load_probe(folder))
+    with untouched(task.model):
+        sides = restored.representations(task, inputs)
+        plan = sides.test.plan(task, inputs)
+    if sides.train.describe() != manifest.key.representation:
+        raise StoreMismatch(
+            f"{restored!r} now records other parts of this {type(task.model).__name__} than it did: "
+            f"{sides.train.describe()} instead of {manifest.key.representation}; fit again"
+        )
     if samples is not None:
-        recorder = Recorder(task, samples, restored.representations(task).train, max(2, table.num_classes), 256)
+        recorder = Recorder(task, samples, plan, num_classes, 256)
         _check_samples(recorder, manifest, len(table), facts["spec"])
     images = _unpacked_images(tensors.get("images"), facts["images"])
     log.info("opened %s from %s", name, store.root)
@@ -179,6 +196,7 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
         task,
         state,
         table,
+        plan,
         tensors.get("positions", torch.arange(len(table))),
         facts["certificate"],
         facts["fidelity"],
@@ -272,7 +290,7 @@ def _check_model(store: Store, folder: str, task: Task) -> bool:
     except DamagedFile as error:
         raise DamagedFile(f"{error}: remove this file and run dualview.fit with this store once more") from error
     then = tensors.pop("raw")
-    inputs = unpack({name.removeprefix("inputs."): tensor for name, tensor in tensors.items()}, skeleton)
+    inputs = _probe_inputs(tensors, skeleton)
     with untouched(task.model):
         now = task.forward(inputs).cpu().to(then.dtype)
     if now.shape != then.shape or _differ(now, then):
@@ -281,6 +299,11 @@ def _check_model(store: Store, folder: str, task: Task) -> bool:
             f"samples: its code or settings changed since the store at {store.root} was made; fit into another store="
         )
     return True
+
+
+def _probe_inputs(tensors: dict[str, Tensor], skeleton: Any) -> Any:
+    parts = {name: tensor for name, tensor in tensors.items() if name.startswith("inputs.")}
+    return unpack({name.removeprefix("inputs."): tensor for name, tensor in parts.items()}, skeleton)
 
 
 def _check_samples(recorder: Recorder, manifest: Manifest, num_train: int, spec: dict) -> None:
@@ -316,7 +339,8 @@ def _thumbnails(explainer: Explainer) -> dict[int, np.ndarray]:
     if explainer.samples is None or len(support) == 0:
         return {}
     if len(support) > MAX_THUMBNAILS:
-        rank = explainer.importance()[support].argsort(descending=True, stable=True)
+        weights = explainer.importance() if explainer.method.has_surrogate else explainer.self_influence()
+        rank = weights[support].argsort(descending=True, stable=True)
         support = support[rank[:MAX_THUMBNAILS]].sort().values
     found = {}
     for position in support.tolist():

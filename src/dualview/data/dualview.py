@@ -20,8 +20,9 @@ from dualview.data._choice import Setting, by_fidelity, by_support, held_rows, s
 from dualview.data._curve import Curve
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.data._weights import class_weights, sample_weights
+from dualview.engine.batches import Inputs
 from dualview.engine.outputs import Kind, logit
-from dualview.engine.record import Activation, Sides
+from dualview.engine.record import Activations, Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task, class_logits
 from dualview.errors import DualViewWarning
@@ -123,6 +124,8 @@ class DualView(DataMethod):
     seed: int = 0
 
     kind: ClassVar[Kind] = "share"
+    has_surrogate: ClassVar[bool] = True
+    reads_readout: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, known in (("loss", ("hinge",)), ("metric", ("plain",)), ("fit_to", ("labels", "predictions"))):
@@ -163,10 +166,10 @@ class DualView(DataMethod):
         """Name the later fields that are not at their defaults."""
         return [f.name for f in fields(self) if f.name in _LATER and getattr(self, f.name) != f.default]
 
-    def representations(self, task: Task) -> Sides:
+    def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         if task.readout is None or isinstance(task.readout, str):
             raise ValueError("the task's readout is not resolved yet; use dualview.fit")
-        features = Activation(task.readout)
+        features = Activations((task.readout,))
         return Sides(features, features)
 
     # ── fitting ──────────────────────────────────────────────────────────────────────────────────
@@ -258,7 +261,7 @@ class DualView(DataMethod):
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────────
 
-    def prepare(self, state: DualState, task: Task, test: Rows) -> Prepared:
+    def prepare(self, state: DualState, task: Task, test: Rows, train: Table) -> Prepared:
         directions = task.directions(test.outputs, test.targets)
         if getattr(task.single_output, "linear", False) and task.single_output != logit:
             unseen = ((directions != 0).any(0) & (state.class_counts == 0)).nonzero().flatten().tolist()

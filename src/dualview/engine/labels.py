@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+
+Problem = Literal["classification", "regression", "multi-label"]
+"""What the labels of a task are: one class a sample, numbers to be met, or any number of classes."""
+
+
+def targets_of(
+    labels: Any, problem: Problem, num_columns: int, classes: Mapping[Any, int] | None = None, *, start: int = 0
+) -> Int[Tensor, " row"] | Float[Tensor, "row column"]:
+    """Return labels as the problem has them: output columns, or one number for each sample and output column.
+
+    Args:
+        labels: as the user has them.
+        problem: what they are.
+        num_columns: output columns of the network.
+        classes: label → column, where labels of a classification are not columns already.
+        start: position of the first label in its data set, for errors.
+
+    Raises:
+        ValueError: labels of another shape, not finite, or of a multi-label task not 0 or 1.
+    """
+    if problem == "classification":
+        return columns_of(labels, num_columns, classes, start=start)
+    numbers = torch.as_tensor(labels.numpy() if hasattr(labels, "numpy") else np.asarray(labels)).detach().cpu()
+    numbers = numbers.to(torch.float64 if numbers.dtype == torch.float64 else torch.float32)
+    if numbers.ndim == 1 and num_columns == 1:
+        numbers = numbers[:, None]
+    if numbers.ndim != 2 or numbers.shape[1] != num_columns:
+        raise ValueError(
+            f"`targets` have shape {tuple(numbers.shape)}; a {problem} task of {num_columns} output columns needs "
+            f"(row, {num_columns})"
+        )
+    bad = ~numbers.isfinite().all(1)
+    if problem == "multi-label":
+        bad |= ~((numbers == 0) | (numbers == 1)).all(1)
+    if bool(bad.any()):
+        expected = "finite numbers" if problem == "regression" else "0 or 1 for each class"
+        raise ValueError(f"the targets of sample {start + int(bad.nonzero()[0])} are not {expected}")
+    return numbers
 
 
 def columns_of(
@@ -41,12 +79,13 @@ def columns_of(
     if labels.ndim != 1:
         raise ValueError(
             f"`targets` have shape {tuple(labels.shape)}; expected one label per sample, (row,). "
-            "Several labels per sample (multi-label, one-hot) are not supported: give split= to return class indices"
+            'For several labels a sample give Task(problem="multi-label"); for one-hot labels, a split= that returns '
+            "class indices"
         )
     if labels.is_floating_point():
         if not bool((labels == labels.round()).all()):
             raise ValueError(
-                "`targets` are not whole numbers: DualView explains classifiers, and this looks like regression"
+                '`targets` are not whole numbers; for a task that predicts numbers give Task(problem="regression")'
             )
     elif labels.is_complex():
         raise ValueError("`targets` are complex numbers; expected class labels")

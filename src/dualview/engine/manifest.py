@@ -14,8 +14,9 @@ from dualview.engine.files import write_atomically
 from dualview.engine.fingerprint import hash_bytes
 from dualview.engine.shards import RowSpec, Shard
 from dualview.errors import DamagedFile
+from dualview.ops.layout import as_layout
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the folder's layout; part of every key, so that another layout is another folder."""
 
 MANIFEST = "manifest.json"
@@ -113,7 +114,7 @@ class Manifest:
         return cls(
             key=Key(*(content[name] for name in ("representation", "model_class", "model_fingerprint", "data_id"))),
             library=content["library"],
-            spec=RowSpec(row["width"], row["num_classes"], getattr(torch, row["dtype"])),
+            spec=RowSpec(**{**row, "dtype": getattr(torch, row["dtype"]), "layout": as_layout(row["layout"])}),
             input_spec=content["input_spec"],
             num_rows=content["num_rows"],
             rows_per_shard=content["rows_per_shard"],

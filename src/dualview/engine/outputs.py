@@ -95,7 +95,7 @@ def contrast(a: int, b: int) -> Output:
 
 
 def directions(
-    measure: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]
+    measure: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "row cls"], targets: Tensor
 ) -> Float[Tensor, "row cls"]:
     """Return v, the gradient of each row's measured output with respect to its logits.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +15,50 @@ from tqdm.auto import tqdm
 from dualview.engine.batches import Inputs, num_rows
 from dualview.engine.datasets import Samples, input_spec, merge_specs
 from dualview.engine.isolation import untouched
-from dualview.engine.labels import columns_of
+from dualview.engine.labels import targets_of
 from dualview.engine.progress import announce, progress_bar
 from dualview.engine.shards import RowSpec
 from dualview.engine.site import Site, watch
-from dualview.engine.tables import Rows, Table
-from dualview.engine.task import Task, class_logits
+from dualview.engine.tables import Rows, Table, join_rows
+from dualview.engine.task import Task
 from dualview.errors import NonFiniteError
+from dualview.ops.layout import Layout, plain
+
+
+class Recorded(NamedTuple):
+    """What one batch gave.
+
+    Attributes:
+        values: "row unit", where the model stands.
+        raw: "row cls", the network's raw outputs.
+        targets: "row", the output columns that the values speak of, where they were asked for.
+    """
+
+    values: Tensor
+    raw: Tensor
+    targets: Tensor | None
+
+
+class Plan(ABC):
+    """How a representation is recorded with one model; made on some of its samples.
+
+    Attributes:
+        layout: what the numbers of a row are.
+        coverage: parameter or site → how it is recorded.
+        rows_at_once: samples that `finish` should see together, where they are at hand.
+    """
+
+    layout: Layout
+    coverage: Mapping[str, str]
+    rows_at_once: int = 1
+
+    @abstractmethod
+    def record(self, inputs: Inputs, targets: Tensor | None) -> Recorded:
+        """Run the model on one batch; missing targets are the network's own predictions where they are needed."""
+
+    def finish(self, values: Tensor) -> Tensor:
+        """Turn what `record` gave, of one batch or several, into rows of the layout."""
+        return values
 
 
 class Representation(ABC):
@@ -31,44 +69,8 @@ class Representation(ABC):
         """Return the fields that decide what is recorded, as JSON values; they key the store."""
 
     @abstractmethod
-    def values(self, task: Task, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Run the model once; return (values "row unit", raw outputs "row cls") where the model stands."""
-
-
-@dataclass(frozen=True)
-class Activation(Representation):
-    """The activation at a site, flattened to one vector a sample."""
-
-    site: Site
-
-    def describe(self) -> dict[str, Any]:
-        return {"representation": "Activation", "site": list(self.site)}
-
-    def values(self, task: Task, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        rows = num_rows(inputs)
-        with watch(task.model, self.site) as watched, watch(task.model, self.site._replace(side="output")) as made:
-            raw = task.forward(inputs)
-            seen = watched.take(self.site)
-            if self.site == task.readout:
-                self._check_readout(made.take(self.site._replace(side="output")), raw)
-        if rows == 1 and seen.ndim == 1:  # a squeeze() in the model drops the axis of a lone sample too
-            seen = seen[None]
-        if seen.shape[0] != rows:
-            raise ValueError(
-                f"the {self.site.side} of {self.site.module!r} has shape {tuple(seen.shape)} for {rows} samples; "
-                "expected one row a sample"
-            )
-        return seen.reshape(rows, -1), raw
-
-    def _check_readout(self, made: Tensor, raw: Tensor) -> None:
-        same = made.numel() == raw.numel() and (made.reshape(raw.shape) == raw) | (
-            made.reshape(raw.shape).isnan() & raw.isnan()
-        )
-        if not torch.as_tensor(same).all():
-            raise ValueError(
-                f"readout={self.site.module!r} does not make the model's output for these samples: what it returns is "
-                "changed afterwards (a clamp, a mask?). Wrap the model so that it returns this layer's output"
-            )
+    def plan(self, task: Task, inputs: Inputs) -> Plan:
+        """Look at what the model does with a few samples, and settle how to record them."""
 
 
 class Sides(NamedTuple):
@@ -78,10 +80,107 @@ class Sides(NamedTuple):
     test: Representation
 
 
-def record_rows(
-    task: Task, representation: Representation, inputs: Inputs, targets: Tensor | None, index: Tensor
-) -> Rows:
-    """Record one batch; missing targets are the network's own predictions.
+@dataclass(frozen=True)
+class Activations(Representation):
+    """The activations at one or several sites, each flattened to one vector a sample.
+
+    Attributes:
+        sites: where.
+        pooled: whether maps over positions ("row channel height width") are averaged over these first.
+    """
+
+    sites: tuple[Site, ...]
+    pooled: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        return {"representation": "Activations", "sites": [list(site) for site in self.sites], "pooled": self.pooled}
+
+    def plan(self, task: Task, inputs: Inputs) -> Plan:
+        with untouched(task.model):
+            seen, _ = _seen(task, self, inputs)
+        layout = tuple(plain(site.module, flat.shape[1]) for site, flat in zip(self.sites, seen, strict=True))
+        return _ActivationPlan(task, self, layout, {site.module: f"its {site.side}" for site in self.sites})
+
+
+@dataclass(frozen=True)
+class _ActivationPlan(Plan):
+    task: Task
+    representation: Activations
+    layout: Layout
+    coverage: Mapping[str, str]
+
+    def record(self, inputs: Inputs, targets: Tensor | None) -> Recorded:
+        seen, raw = _seen(self.task, self.representation, inputs)
+        return Recorded(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1), raw, targets)
+
+
+@dataclass(frozen=True)
+class Outputs(Representation):
+    """The network's outputs alone."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"representation": "Outputs"}
+
+    def plan(self, task: Task, inputs: Inputs) -> Plan:
+        return _OutputPlan(task)
+
+
+@dataclass(frozen=True)
+class _OutputPlan(Plan):
+    task: Task
+    layout: Layout = ()
+    coverage: Mapping[str, str] = field(default_factory=dict)
+
+    def record(self, inputs: Inputs, targets: Tensor | None) -> Recorded:
+        raw = self.task.forward(inputs)
+        return Recorded(raw.new_empty(len(raw), 0), raw, targets)
+
+
+def _seen(task: Task, representation: Activations, inputs: Inputs) -> tuple[list[Tensor], Tensor]:
+    """Run the model; return what passed each site, one row a sample, and the raw outputs."""
+    rows = num_rows(inputs)
+    made_at = None if not isinstance(task.readout, Site) else task.readout._replace(side="output")
+    with ExitStack() as stack:
+        watched = [stack.enter_context(watch(task.model, site)) for site in representation.sites]
+        checked = made_at is not None and task.readout in representation.sites
+        made = stack.enter_context(watch(task.model, made_at)) if checked and made_at is not None else None
+        raw = task.forward(inputs)
+        seen = [one.take(site) for one, site in zip(watched, representation.sites, strict=True)]
+        if made is not None and made_at is not None:
+            _check_readout(made_at, made.take(made_at), raw)
+    flat = [
+        _one_row_each(part, site, rows, representation.pooled)
+        for part, site in zip(seen, representation.sites, strict=True)
+    ]
+    return flat, raw
+
+
+def _one_row_each(seen: Tensor, site: Site, rows: int, pooled: bool) -> Tensor:
+    if rows == 1 and seen.ndim == 1:  # a squeeze() in the model drops the axis of a lone sample too
+        seen = seen[None]
+    if seen.ndim == 0 or seen.shape[0] != rows:
+        raise ValueError(
+            f"the {site.side} of {site.module!r} has shape {tuple(seen.shape)} for {rows} samples; "
+            "expected one row a sample"
+        )
+    if pooled and seen.ndim > 2:
+        seen = seen.flatten(2).mean(2)
+    return seen.reshape(rows, -1)
+
+
+def _check_readout(site: Site, made: Tensor, raw: Tensor) -> None:
+    same = made.numel() == raw.numel() and (made.reshape(raw.shape) == raw) | (
+        made.reshape(raw.shape).isnan() & raw.isnan()
+    )
+    if not torch.as_tensor(same).all():
+        raise ValueError(
+            f"readout={site.module!r} does not make the model's output for these samples: what it returns is "
+            "changed afterwards (a clamp, a mask?). Wrap the model so that it returns this layer's output"
+        )
+
+
+def record_rows(task: Task, plan: Plan, inputs: Inputs, targets: Tensor | None, index: Tensor) -> Rows:
+    """Record one batch, but for what the plan has still to `finish`; missing targets are the network's predictions.
 
     Values of half-precision models are upcast to float32; double-precision models keep float64.
 
@@ -89,7 +188,7 @@ def record_rows(
         NonFiniteError: a value or output is NaN or infinite; it names the samples.
     """
     with untouched(task.model):
-        values, raw = representation.values(task, inputs)
+        values, raw, spoken_of = plan.record(inputs, targets)
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     values, raw = (part.detach().to("cpu", dtype) for part in (values, raw))
     finite = values.isfinite().all(1) & raw.isfinite().all(1)
@@ -101,8 +200,21 @@ def record_rows(
             tuple(bad),
         )
     if targets is None:
-        targets = class_logits(raw).argmax(1)
+        targets = spoken_of.cpu() if spoken_of is not None else task.predicted(raw)
     return Rows(values, raw, targets, index)
+
+
+def finished(plan: Plan, blocks: Iterable[Rows]) -> Iterator[Rows]:
+    """Turn what was recorded of consecutive batches into finished rows, as many at once as the plan asks for."""
+    held: list[Rows] = []
+    for rows in blocks:
+        held.append(rows)
+        if sum(len(part.index) for part in held) >= plan.rows_at_once:
+            whole, held = join_rows(held), []
+            yield whole._replace(values=plan.finish(whole.values))
+    if held:
+        whole = join_rows(held)
+        yield whole._replace(values=plan.finish(whole.values))
 
 
 @dataclass
@@ -112,7 +224,7 @@ class Recorder:
     Attributes:
         task: with its readout resolved.
         samples: the data set.
-        representation: what is recorded.
+        plan: what is recorded, and how.
         num_classes: columns of the network's output, one logit counting as two.
         batch_size: samples per forward pass.
         name: what errors call the data set.
@@ -121,7 +233,7 @@ class Recorder:
 
     task: Task
     samples: Samples
-    representation: Representation
+    plan: Plan
     num_classes: int
     batch_size: int
     name: str = "train"
@@ -132,13 +244,16 @@ class Recorder:
             raise ValueError(f"`batch_size` is {self.batch_size}; expected at least 1")
 
     def batches(self, start: int, stop: int) -> Iterator[Rows]:
-        """Yield the recorded rows of the samples from `start` to `stop`, batch by batch."""
+        """Walk the recorded rows of the samples from `start` to `stop`, batch by batch or several at once."""
+        return finished(self.plan, self._run(start, stop))
+
+    def _run(self, start: int, stop: int) -> Iterator[Rows]:
         for chunk, batch in self.samples.batches(range(start, stop), self.batch_size):
             inputs, labels = self.task.split(batch)
             self.spec = merge_specs(self.spec, input_spec(inputs))
             try:
-                targets = columns_of(labels, self.num_classes, self.task.classes, start=chunk[0])
-                yield record_rows(self.task, self.representation, inputs, targets, torch.tensor(chunk))
+                targets = targets_of(labels, self.task.problem, self.num_classes, self.task.classes, start=chunk[0])
+                yield record_rows(self.task, self.plan, inputs, targets, torch.tensor(chunk))
             except NonFiniteError as error:
                 raise NonFiniteError(f"`{self.name}`: {error}", error.index) from None
             except ValueError as error:
@@ -164,7 +279,7 @@ class Recorder:
         """Record the whole data set into memory, under a progress bar that one line on its size precedes."""
         name, total = self.name, len(self.samples)
         first = self.rows(0, 1)
-        spec = RowSpec(first.values.shape[1], first.outputs.shape[1], first.values.dtype)
+        spec = RowSpec.of(first, self.plan.layout)
         announce(f"recording `{name}`, {spec.describe(total)}, in memory", progress)
         with progress_bar(total, enabled=progress) as bar:
-            return Table([self.rows(0, total, bar)])
+            return Table([self.rows(0, total, bar)], self.plan.layout)

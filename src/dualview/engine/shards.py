@@ -13,6 +13,7 @@ import torch
 
 from dualview.engine.files import hash_file, plain_tensors, write_atomically
 from dualview.engine.tables import Rows
+from dualview.ops.layout import Layout
 
 _FIELDS = ("values", "outputs", "targets")  # the index follows from the shard's first row
 
@@ -23,17 +24,28 @@ class RowSpec(NamedTuple):
     Attributes:
         width: units of `Rows.values`.
         num_classes: columns of `Rows.outputs`.
-        dtype: of values and outputs; targets are int64.
+        dtype: of values, outputs, and targets that are numbers; labels are int64.
+        num_targets: columns of targets that are numbers; 0 for labels.
+        layout: what the numbers of a row are.
     """
 
     width: int
     num_classes: int
     dtype: torch.dtype = torch.float32
+    num_targets: int = 0
+    layout: Layout = ()
+
+    @classmethod
+    def of(cls, rows: Rows, layout: Layout = ()) -> RowSpec:
+        """Return what these rows hold."""
+        num_targets = rows.targets.shape[1] if rows.targets.is_floating_point() else 0
+        return cls(rows.values.shape[1], rows.outputs.shape[1], rows.values.dtype, num_targets, layout)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one stored row."""
-        return (self.width + self.num_classes) * self.dtype.itemsize + torch.int64.itemsize
+        target_bytes = self.num_targets * self.dtype.itemsize or torch.int64.itemsize
+        return (self.width + self.num_classes) * self.dtype.itemsize + target_bytes
 
     @property
     def dtype_name(self) -> str:
@@ -56,14 +68,16 @@ class RowSpec(NamedTuple):
         """Raise ValueError unless `rows` are rows start, ..., stop - 1 of this kind."""
         found = (tuple(rows.values.shape), tuple(rows.outputs.shape), tuple(rows.targets.shape))
         length = stop - start
-        if found != ((length, self.width), (length, self.num_classes), (length,)):
+        labels = (length, self.num_targets) if self.num_targets else (length,)
+        if found != ((length, self.width), (length, self.num_classes), labels):
             raise ValueError(
                 f"expected values (row {length}, unit {self.width}), outputs (row {length}, class {self.num_classes}) "
-                f"and targets (row {length}) for rows {start} to {stop - 1}, got {', '.join(map(str, found))}"
+                f"and targets {labels} for rows {start} to {stop - 1}, got {', '.join(map(str, found))}"
             )
         dtypes = (rows.values.dtype, rows.outputs.dtype, rows.targets.dtype)
-        if dtypes != (self.dtype, self.dtype, torch.int64):
-            raise ValueError(f"expected values and outputs in {self.dtype} and targets in int64, got {dtypes}")
+        of_targets = self.dtype if self.num_targets else torch.int64
+        if dtypes != (self.dtype, self.dtype, of_targets):
+            raise ValueError(f"expected values and outputs in {self.dtype} and targets in {of_targets}, got {dtypes}")
         if not torch.equal(rows.index.cpu(), torch.arange(start, stop)):
             raise ValueError(f"expected rows {start} to {stop - 1} in data-set order, got other positions")
 

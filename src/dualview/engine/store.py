@@ -140,7 +140,7 @@ class Store:
                 for job in jobs:
                     manifest = _carry_out(job, folder, manifest, produce, shard_fingerprint, bar)
             remove_unlisted(folder, manifest.shards)
-            return Table([read_shard(folder, shard) for shard in manifest.shards]), computed
+            return Table([read_shard(folder, shard) for shard in manifest.shards], manifest.spec.layout), computed
 
     def _begin(self, folder: Path, key: Key, num_rows: int, spec: RowSpec, input_spec: Any) -> Manifest:
         """Read the manifest of a recording that holds rows, or begin one."""
@@ -217,7 +217,7 @@ class Store:
             rows = read_shard(folder, shard)
             keep = min(shard.stop, wanted) - shard.first
             parts.append(rows if keep == shard.num_rows else Rows(*(column[:keep] for column in rows)))
-        return Table(parts)
+        return Table(parts, manifest.spec.layout)
 
     # ── fitted states and the model's probe ──────────────────────────────────────────────────────
 

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview.ops.layout import Layout, plain
+
 
 class Rows(NamedTuple):
     """A block of samples, as numbers.
@@ -16,13 +18,14 @@ class Rows(NamedTuple):
     Attributes:
         values: what was recorded of each sample, e.g. the features its readout sees.
         outputs: the network's raw outputs, one column a class.
-        targets: labels as output columns, int64.
+        targets: labels as output columns, int64; of a regression or multi-label task's training samples
+            numbers, "row output", in the dtype of the outputs.
         index: position of each sample in its data set; never trust a loader's order.
     """
 
     values: Float[Tensor, "row unit"]
     outputs: Float[Tensor, "row cls"]
-    targets: Int[Tensor, " row"]
+    targets: Int[Tensor, " row"] | Float[Tensor, "row output"]
     index: Int[Tensor, " row"]
 
 
@@ -35,13 +38,15 @@ class Table:
 
     Args:
         parts: consecutive blocks of rows; their `index` must count 0, 1, 2, ... without a hole.
+        layout: what the numbers of a row are; one part without a name where it is not given.
     """
 
-    def __init__(self, parts: Sequence[Rows]) -> None:
+    def __init__(self, parts: Sequence[Rows], layout: Layout = ()) -> None:
         if not parts:
             raise ValueError("a table needs at least one row; the data set is empty")
         lengths = [len(part.index) for part in parts]
         self.parts = tuple(parts)
+        self.layout = layout or (plain("", parts[0].values.shape[1]),)
         self._starts = [0]
         for part, length in zip(parts, lengths, strict=True):
             first = self._starts[-1]
@@ -67,7 +72,7 @@ class Table:
         return self.parts[0].values.dtype
 
     @property
-    def targets(self) -> Int[Tensor, " train"]:
+    def targets(self) -> Int[Tensor, " train"] | Float[Tensor, "train output"]:
         return torch.cat([part.targets for part in self.parts])
 
     @property
@@ -92,7 +97,7 @@ class Table:
         first = self.parts[0]
         values = first.values.new_empty(len(index), first.values.shape[1])
         outputs = first.outputs.new_empty(len(index), first.outputs.shape[1])
-        targets = first.targets.new_empty(len(index))
+        targets = first.targets.new_empty(len(index), *first.targets.shape[1:])
         for k in part_of.unique().tolist():
             here = part_of == k
             local = index[here] - self._starts[k]

@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dualview.engine import outputs
 from dualview.engine.batches import Inputs, call_model, logits_of, map_tensors, num_rows, split_batch
 from dualview.engine.isolation import device_of
+from dualview.engine.labels import Problem
 from dualview.engine.site import Site
 from dualview.errors import NonFiniteError
 
@@ -45,6 +47,10 @@ class Task:
         class_names: a name per output column, for people.
         display: one sample's input → image (H×W, H×W×3 or ×4 array, or a C×H×W tensor) or text;
             undo normalisation here.
+        problem: what labels are. "classification": one class a sample. "regression": a number for each output
+            column; the default loss is then half the squared error, summed over columns. "multi-label": 0 or 1
+            for each output column; the default loss is binary cross-entropy, summed over columns. Of the last
+            two a test sample's target is the output column that is explained.
 
     Example:
         >>> task = Task(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), output=outputs.margin)
@@ -60,6 +66,7 @@ class Task:
     _: KW_ONLY
     class_names: Sequence[str] | None = None
     display: Callable[[Any], Any] | None = None
+    problem: Problem = "classification"
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -69,6 +76,12 @@ class Task:
         for name, value in named:
             if not callable(value):
                 raise TypeError(f"`{name}` must be a function; it is {value!r}")
+        if self.problem not in ("classification", "regression", "multi-label"):
+            raise ValueError(
+                f"`problem` is {self.problem!r}; choose from 'classification', 'regression' and 'multi-label'"
+            )
+        if self.problem != "classification":
+            self._check_numbers(measures)
         if self.classes is not None and not isinstance(self.classes, Mapping):
             kind = type(self.classes).__name__
             raise TypeError(f"`classes` must map each label to its output column; it is a {kind}")
@@ -79,17 +92,43 @@ class Task:
         placed = map_tensors(lambda tensor: tensor.to(device), inputs)
         return logits_of(call_model(self.model, placed), num_rows(inputs))
 
+    def _check_numbers(self, measures: Sequence[Measure]) -> None:
+        refused = [one for one in measures if one in (outputs.margin, outputs.log_probability, outputs.loss)]
+        if refused:
+            raise ValueError(
+                f"output={getattr(refused[0], 'name', refused[0])!r} measures a class against its rivals, or with its "
+                f"label; a {self.problem} task measures an output column: dv.logit, dv.contrast, or a function of yours"
+            )
+        if self.classes is not None:
+            raise ValueError(f"`classes` map labels of a classification; this task's problem is {self.problem!r}")
+
+    def logits(self, raw: Float[Tensor, "row logit"]) -> Float[Tensor, "row cls"]:
+        """Return one column for each class or number; one logit for two classes becomes two (see `class_logits`)."""
+        return class_logits(raw) if self.problem == "classification" else raw
+
+    def predicted(self, raw: Float[Tensor, "row logit"]) -> Int[Tensor, " row"]:
+        """Return the output column that stands for each row: the highest one; of a regression there is only one.
+
+        Raises:
+            ValueError: a regression has several output columns, of which none can be preferred.
+        """
+        if self.problem == "regression" and raw.shape[1] > 1:
+            raise ValueError(f"give targets=: which of the {raw.shape[1]} output columns is to be explained")
+        return self.logits(raw).argmax(1)
+
     def losses(
-        self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
+        self, logits: Float[Tensor, "row cls"], targets: Tensor, *, one_logit: bool = False
     ) -> Float[Tensor, " row"]:
         """Return the training loss of each row, for logits with one column a class (see `class_logits`)."""
         if self.loss == outputs.loss:
-            return outputs.loss(logits, targets)
+            return _LOSSES[self.problem](logits, targets)
+        if self.problem != "classification":
+            if reduction_of(self.loss, logits, targets) == "none":
+                return self.loss(logits, targets).reshape(len(logits))
+            return _one_by_one(self.loss, logits, targets)
         return per_sample(self.loss, *_as_trained(logits, targets, one_logit))
 
-    def loss_reduction(
-        self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
-    ) -> str:
+    def loss_reduction(self, logits: Float[Tensor, "row cls"], targets: Tensor, *, one_logit: bool = False) -> str:
         """Tell what the task's loss returns for several samples: "none" (one value each), their "sum" or "mean".
 
         It is also asked about other labels than these, on smaller logits, so that class weights inside
@@ -97,6 +136,8 @@ class Task:
         """
         if self.loss == outputs.loss:
             return "none"
+        if self.problem != "classification":
+            return reduction_of(self.loss, logits, targets)
         others = torch.arange(min(logits.shape[1], MAX_CLASSES_TRIED))
         small = logits[others % len(logits)] / logits.abs().max().clamp(min=1)
         logits, targets = torch.cat([logits, small]), torch.cat([targets, others])
@@ -132,8 +173,22 @@ class Task:
 
     def directions(self, raw: Float[Tensor, "row logit"], targets: Int[Tensor, " row"]) -> Float[Tensor, "row cls"]:
         """Return the gradient of each row's measured output with respect to its class logits."""
-        one_logit = raw.shape[1] == 1
-        return outputs.directions(partial(self.measure, one_logit=one_logit), class_logits(raw), targets)
+        one_logit = self.problem == "classification" and raw.shape[1] == 1
+        return outputs.directions(partial(self.measure, one_logit=one_logit), self.logits(raw), targets)
+
+    def loss_directions(self, raw: Float[Tensor, "row logit"], targets: Tensor) -> Float[Tensor, "row cls"]:
+        """Return the gradient of each row's training loss with respect to its class logits, at its own label."""
+        one_logit = self.problem == "classification" and raw.shape[1] == 1
+        return outputs.directions(partial(self.losses, one_logit=one_logit), self.logits(raw), targets)
+
+
+_LOSSES: dict[str, Measure] = {
+    "classification": outputs.loss,
+    "regression": lambda outputs, targets: 0.5 * (outputs - targets).square().sum(1),
+    "multi-label": lambda outputs, targets: F.binary_cross_entropy_with_logits(
+        outputs, targets.to(outputs.dtype), reduction="none"
+    ).sum(1),
+}
 
 
 def as_task(task: Task | nn.Module) -> Task:

@@ -179,7 +179,7 @@ def relate(explainer: Explainer, inputs: Any, targets: Any = None) -> Relation:
     if not isinstance(explainer.method, DualView):
         raise TypeError(f"a relation needs a fitted DualView; this explainer holds {explainer.method!r}")
     rows = explainer.rows(inputs, targets)
-    prepared = explainer.method.prepare(explainer.state, explainer.task, rows)
+    prepared = explainer.method.prepare(explainer.state, explainer.task, rows, explainer.table)
     return Relation(explainer, prepared, rows.targets, explainer.predictions(rows), explainer.source_of(inputs))
 
 
