@@ -4,13 +4,25 @@ import importlib as _importlib
 import typing as _typing
 
 from dualview._version import __version__
-from dualview.data import DualView
+from dualview.data import (
+    DTRAK,
+    TRAK,
+    Confidence,
+    DualView,
+    GradCos,
+    GradDot,
+    KernelInfluence,
+    Loss,
+    Random,
+    SameClass,
+    TracIn,
+)
 from dualview.data._attribution import DataAttribution
 from dualview.data._curve import Curve
 from dualview.data._explainer import Explainer
 from dualview.data._fit import fit, open
 from dualview.data._ranking import Ranking
-from dualview.engine.outputs import Output, contrast, log_probability, logit, loss, margin
+from dualview.engine.outputs import Output, contrast, log_probability, logit, loss, margin, mean_square
 from dualview.engine.site import Site
 from dualview.engine.store import Store
 from dualview.engine.task import Task
@@ -23,19 +35,29 @@ if _typing.TYPE_CHECKING:
     from dualview.report import write_report
 
 __all__ = [
+    "Confidence",
     "Curve",
+    "DTRAK",
     "DataAttribution",
     "DualView",
     "Explainer",
     "FeatureAttribution",
+    "GradCos",
+    "GradDot",
+    "KernelInfluence",
     "LRP",
+    "Loss",
     "Maps",
     "Output",
+    "Random",
     "Ranking",
     "Relation",
+    "SameClass",
     "Site",
     "Store",
+    "TRAK",
     "Task",
+    "TracIn",
     "__version__",
     "contrast",
     "fit",
@@ -43,6 +65,7 @@ __all__ = [
     "logit",
     "loss",
     "margin",
+    "mean_square",
     "open",
     "plot",
     "relate",

@@ -18,8 +18,21 @@ import dualview.data
 from dualview.data import _explainer
 from dualview.data._method import DataMethod
 
-METHODS: dict[str, DataMethod] = {"DualView": dv.DualView(C=0.05, gap=1e-11)}
+METHODS: dict[str, DataMethod] = {
+    "Confidence": dv.Confidence(),
+    "DTRAK": dv.DTRAK(projection=24),
+    "DualView": dv.DualView(C=0.05, gap=1e-11),
+    "GradCos": dv.GradCos(),
+    "GradDot": dv.GradDot(),
+    "KernelInfluence": dv.KernelInfluence(),
+    "Loss": dv.Loss(),
+    "Random": dv.Random(),
+    "SameClass": dv.SameClass(),
+    "TRAK": dv.TRAK(projection=24),
+    "TracIn": dv.TracIn(),
+}
 EVERY = pytest.mark.parametrize("name", dualview.data.__all__)
+BY_CONTENT = pytest.mark.parametrize("name", [name for name in dualview.data.__all__ if name != "Random"])
 
 
 class Problem(NamedTuple):
@@ -60,7 +73,7 @@ def leeway(explainer: dv.Explainer, problem: Problem) -> Tensor:
     train, test = (problem.model[:2](x).detach() for x in (problem.train[0], problem.test))
     products = (test @ train.T).abs()
     if "primal" not in explainer.certificate:
-        return 1e-10 * products
+        return 1e-9 * explainer.explain(problem.test).dense().abs().amax().expand_as(products)
     eigenvalue = torch.linalg.eigvalsh(train @ train.T + 1)[0]
     assert explainer.certificate["status"] == "converged"
     distance = explainer.certificate["asked_gap"] * explainer.certificate["primal"] / eigenvalue
@@ -79,9 +92,9 @@ def test_it_is_a_frozen_value(name: str):
     twin = copy.copy(method)
     assert twin == method and hash(twin) == hash(method) and len({twin, method}) == 1
     assert eval(repr(method), {name: kind}) == method
-    field = dataclasses.fields(method)[0].name
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(method, field, 0)
+    for field in dataclasses.fields(method)[:1]:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(method, field.name, 0)
     with pytest.raises(AttributeError):
         method.unheard_of = 1
     assert kind(**{k: v for k, v in method.describe().items() if k != "method"}) == method
@@ -147,7 +160,7 @@ def test_the_order_of_a_loader_does_not_matter(name: str, problem, explainers):
     assert torch.equal(shuffled.explain(problem.test).dense(), explainers[name].explain(problem.test).dense())
 
 
-@EVERY
+@BY_CONTENT
 def test_permuting_the_training_set_permutes_the_scores(name: str, problem, explainers):
     order = torch.randperm(30, generator=torch.Generator().manual_seed(5))
     permuted = fit(name, problem, train=tuple(part[order] for part in problem.train))
@@ -167,13 +180,15 @@ def test_a_fit_does_not_see_what_is_held_out(name: str, problem, explainers):
     share = fit(name, problem, held_out=0.2)
     outside = torch.ones(30, dtype=torch.bool).index_fill(0, share.positions, False)
     assert outside.sum() == 6 and (share.explain(problem.test).dense()[:, outside] == 0).all()
+    if name == "Random":
+        return  # its scores are by position, not by content
     seen = problem._replace(train=(inputs[share.positions], labels[share.positions]))
     alone = fit(name, seen)
     apart = share.explain(problem.test).dense()[:, share.positions] - alone.explain(problem.test).dense()
     assert (apart.abs() <= leeway(alone, seen)).all()
 
 
-@EVERY
+@BY_CONTENT
 def test_single_precision_is_close_to_double(name: str, problem, explainers):
     """Features differ by 1e-7 of their size, and the fit by what its gap in single precision allows."""
     model = copy.deepcopy(problem.model).float()
@@ -194,7 +209,8 @@ def test_a_store_changes_nothing(name: str, problem, explainers, tmp_path):
     for other in (fit(name, problem, store=tmp_path), dv.open(tmp_path, problem.model)):
         after = other.explain(problem.test)
         assert other.method == METHODS[name] and after.method == before.method
-        assert torch.equal(after.dense(), before.dense()) and torch.equal(after.bias, before.bias)
+        torch.testing.assert_close(after.dense(), before.dense(), rtol=1e-12, atol=1e-15)  # rows stand elsewhere
+        assert torch.equal(after.bias, before.bias)
 
 
 @EVERY
@@ -214,6 +230,15 @@ def test_the_model_is_left_untouched(name: str, problem):
 
 
 @EVERY
-def test_self_influence_is_each_samples_score_for_its_own_label(name: str, problem, explainers):
-    scores = explainers[name].explain(problem.train[0], problem.train[1]).dense()
-    torch.testing.assert_close(explainers[name].self_influence(), scores.diagonal(), rtol=1e-11, atol=1e-14)
+def test_self_influence_is_each_samples_score_for_itself(name: str, problem, explainers):
+    """For effects: what including it takes from its own loss."""
+    if name in ("Confidence", "GradCos", "Loss", "Random"):
+        pytest.skip(f"the card of {name} says what its self-influence is")
+    explainer, sign = explainers[name], 1
+    if METHODS[name].kind == "effect" and name != "DTRAK":
+        explainer, sign = (
+            dv.fit(METHODS[name], dv.Task(problem.model, output=dv.loss), problem.train, progress=False),
+            -1,
+        )
+    scores = sign * explainer.explain(problem.train[0], problem.train[1]).dense()
+    torch.testing.assert_close(explainer.self_influence(), scores.diagonal(), rtol=1e-9, atol=1e-12)

@@ -15,7 +15,7 @@ from torch import Tensor
 from dualview._version import __version__
 from dualview.data._attribution import DataAttribution
 from dualview.data._curve import Curve
-from dualview.data._method import DataMethod, Prepared
+from dualview.data._method import DataMethod
 from dualview.data._ranking import Ranking
 from dualview.data._topk import RunningTop
 from dualview.engine import outputs
@@ -142,7 +142,7 @@ class Explainer:
             for train in self.table.blocks(TRAIN_BLOCK, self.method.scored(self.state)):
                 products = self.method.products(rows.values[test], train)
                 for column, part in prepared.items():
-                    shares = self.method.bias_shares(self.state, _cut(part, test), train)
+                    shares = self.method.bias_shares(self.state, part.rows(test), train)
                     kept[column].add(test, products * shares, shares, train.index)
         return {
             column: self._result(
@@ -180,7 +180,7 @@ class Explainer:
         High values mark samples that the surrogate must remember one by one: hard, odd or wrongly
         labelled ones.
         """
-        return self._per_train(self.method.self_scores)
+        return self._per_train(lambda state, rows: self.method.self_scores(state, rows, self.table))
 
     @without_autocast
     def importance(self) -> Float[Tensor, " train"]:
@@ -390,7 +390,3 @@ def _slices(num_test: int) -> Iterator[slice]:
     """Walk the test samples in blocks."""
     for start in range(0, num_test, TEST_BLOCK):
         yield slice(start, min(start + TEST_BLOCK, num_test))
-
-
-def _cut(prepared: Prepared, test: slice) -> Prepared:
-    return Prepared(*(part[test] for part in prepared))

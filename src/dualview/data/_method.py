@@ -15,6 +15,7 @@ from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
+from dualview.ops.layout import Layout
 
 
 class Prepared(NamedTuple):
@@ -23,10 +24,16 @@ class Prepared(NamedTuple):
     Attributes:
         values: what was recorded of them, "test unit".
         directions: gradient of each one's measured output with respect to its class logits, "test cls".
+        layout: what the numbers of a training row are.
     """
 
     values: Float[Tensor, "test unit"]
     directions: Float[Tensor, "test cls"]
+    layout: Layout = ()
+
+    def rows(self, index: Int[Tensor, " row"] | slice) -> Prepared:
+        """Return some of the samples."""
+        return Prepared(self.values[index], self.directions[index], self.layout)
 
 
 class HeldOut(NamedTuple):
@@ -107,10 +114,11 @@ class DataMethod(ABC):
         """Score one block of pairs. Positive speaks for a larger measured output."""
 
     @abstractmethod
-    def self_scores(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
-        """Score training samples for themselves: how far each speaks for its own label.
+    def self_scores(self, state: Any, train: Rows, table: Table) -> Float[Tensor, " train"]:
+        """Score some rows of the table for themselves; the higher, the more the fit rests on the sample itself.
 
-        The card of each method says what it is; the higher, the more the sample stands alone.
+        For shares it is the score for the logit of the class it was fitted to; for effects what including the
+        sample takes from its own loss.
         """
 
     def importances(self, state: Any, train: Rows) -> Float[Tensor, " train"]:

@@ -283,7 +283,7 @@ class DualView(DataMethod):
         dtype = test.values.dtype
         return (test.directions.double() @ state.bias).to(dtype)
 
-    def self_scores(self, state: DualState, train: Rows) -> Float[Tensor, " train"]:
+    def self_scores(self, state: DualState, train: Rows, table: Table) -> Float[Tensor, " train"]:
         """Return alpha_{i,y_i} ‖f_i‖²: the sample's share of the surrogate logit of the class it was fitted to."""
         return self.importances(state, train) * train.values.square().sum(1)
 

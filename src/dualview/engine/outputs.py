@@ -30,6 +30,7 @@ class Output:
         function: the measurement; must treat each row apart and be differentiable.
         linear: whether it is linear in the logits, so that its gradient loses nothing.
         lower_is_better: whether less of it speaks for the model (a loss).
+        of_column: whether it is of one output column, the target.
 
     Example:
         >>> entropy = Output("entropy", lambda z, y: torch.distributions.Categorical(logits=z).entropy())
@@ -39,6 +40,7 @@ class Output:
     function: Callable[[Tensor, Tensor], Tensor]
     linear: bool = False
     lower_is_better: bool = False
+    of_column: bool = True
 
     def __call__(self, outputs: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
         return self.function(outputs, targets)
@@ -55,6 +57,10 @@ def _margin(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _log_probability(outputs: Tensor, targets: Tensor) -> Tensor:
     return _logit(outputs.log_softmax(1), targets)
+
+
+def _mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.square().mean(1)
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -85,6 +91,10 @@ log_probability = Output("log_probability", _log_probability)
 
 loss = Output("loss", _cross_entropy, lower_is_better=True)
 """The task's own per-sample training loss (`Task.loss`); cross-entropy by default."""
+
+
+mean_square = Output("mean_square", _mean_square, of_column=False)
+"""The mean of the squared outputs: of a denoiser's prediction what D-TRAK measures."""
 
 
 def contrast(a: int, b: int) -> Output:

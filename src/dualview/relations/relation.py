@@ -125,7 +125,7 @@ class Relation:
         """
         _check_side(side)
         rows = self.explainer.table.rows(train)
-        tests = Prepared(*(part[test] for part in self.test))
+        tests = self.test.rows(test)
         weights = self.explainer.method.bias_shares(self._state, tests, rows).diagonal()[:, None]
         on_test, on_train = tests.values, rows.values.to(tests.values.dtype)
         return (weights * on_train, on_test) if side == "test" else (weights * on_test, on_train)
@@ -138,7 +138,7 @@ class Relation:
         """
         if k < 1:
             raise ValueError(f"`k` must be at least 1; it is {k}")
-        tests = Prepared(*(part[test] for part in self.test))
+        tests = self.test.rows(test)
         kept = RunningTop(len(test), k, self.test.values.dtype)
         for train in self._train_blocks():
             scores = self.explainer.method.score(self._state, tests, train)

@@ -1,0 +1,96 @@
+"""What methods on per-sample gradients share: which gradients are recorded, and what their rows say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dualview.engine.checkpoints import Checkpoint
+from dualview.engine.gradients import Gradients, members
+from dualview.engine.outputs import loss, margin
+from dualview.engine.record import Sides
+from dualview.engine.tables import Rows, Table
+from dualview.engine.task import Measure, Task, class_logits
+from dualview.ops.layout import Layout
+from dualview.ops.projection import Kind
+
+BLOCK = 4096
+
+
+class Scored(NamedTuple):
+    """The state of methods that learn nothing.
+
+    Attributes:
+        positions: "train" positions that are scored.
+    """
+
+    positions: Int[Tensor, " train"]
+
+
+def parameter_names(parameters: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return a field `parameters` as a tuple, which hashes."""
+    return (parameters,) if isinstance(parameters, str) else None if parameters is None else tuple(parameters)
+
+
+def check_width(width: object, name: str) -> None:
+    """Refuse the width of a projection that is no positive whole number; None is none."""
+    if width is not None and (isinstance(width, bool) or not isinstance(width, Integral) or int(width) < 1):
+        raise ValueError(f"`{name}` must be a positive whole number, or None for none; it is {width!r}")
+
+
+def gradient_sides(
+    task: Task,
+    train: Measure,
+    checkpoints: tuple[Checkpoint, ...],
+    *,
+    parameters: tuple[str, ...] | None = None,
+    width: int | None = None,
+    kind: Kind = "khatri-rao",
+    seed: int = 0,
+    test: Measure | None = None,
+) -> Sides:
+    """Return the gradients of `train` on the training side, and of the measured output (or `test`) on the other."""
+
+    def of(measure: Measure) -> Gradients:
+        training_loss = task.loss if measure == loss else None
+        return Gradients(measure, checkpoints, parameters, training_loss, width=width, kind=kind, seed=seed)
+
+    return Sides(of(train), of(task.single_output if test is None else test))
+
+
+def doubts(outputs: Float[Tensor, "row logit"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    """Return 1 − p of each row's label: the slope of its cross-entropy in its margin, but for the sign."""
+    return torch.sigmoid(-margin(class_logits(outputs.double()), targets)).to(outputs.dtype)
+
+
+def check_cross_entropy(task: Task, table: Table, name: str) -> None:
+    """Refuse a training loss other than the cross-entropy of the outputs, on the first rows.
+
+    Raises:
+        ValueError: the method would explain a training that did not take place.
+    """
+    rows = table.rows(torch.arange(min(len(table), 256)))
+    logits = task.logits(rows.outputs)
+    own = task.losses(logits, rows.targets, one_logit=rows.outputs.shape[1] == 1)
+    expected = torch.nn.functional.cross_entropy(logits, rows.targets, reduction="none")
+    if not torch.allclose(own, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max() + 1)):
+        raise ValueError(
+            f"{name} is derived for the cross-entropy of the outputs, and this task's `loss` gives other values "
+            "(class weights, label smoothing, another loss?): use TracIn or GradDot, which take any loss"
+        )
+
+
+def gathered(table: Table, positions: Int[Tensor, " train"], member: int) -> tuple[Layout, list[Rows]]:
+    """Return one member's layout, and its gradients and outputs in blocks of the rows at these positions."""
+    blocks = []
+    layout: Layout = ()
+    for rows in table.blocks(BLOCK, positions):
+        one = members(table.layout, rows.values)[member]
+        layout = one.layout
+        blocks.append(rows._replace(values=one.gradients, outputs=one.outputs))
+    return layout, blocks
