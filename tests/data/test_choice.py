@@ -8,24 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from dualview.data import _choice
-from dualview.data._choice import (
-    TOLERANCE,
-    HeldRows,
-    Setting,
-    agreements,
-    by_fidelity,
-    by_support,
-    has_fallen,
-    held_rows,
-    set_aside,
-    shortfalls,
-    sparsest,
-)
+import dualview as dv
+from dualview.data import _choice, _faithful
+from dualview.data._choice import by_fidelity, by_support, set_aside
+from dualview.data._faithful import TOLERANCE, HeldRows, agreements, has_fallen, held_rows, shortfalls, sparsest
 from dualview.data._method import HeldOut
+from dualview.data._setting import Setting
 from dualview.engine.tables import Rows, Table
 from dualview.errors import DualViewWarning
 from dualview.solvers import crammer_singer
+
+TASK = dv.Task(torch.nn.Identity())
+
+
+def one_hot(predicted) -> Tensor:
+    """Return logits of a network that predicts these classes, of three at least."""
+    return torch.nn.functional.one_hot(torch.as_tensor(predicted), max(3, int(max(predicted)) + 1)).double()
+
+
+def rows_held(values: Tensor, predicted: Tensor) -> HeldRows:
+    return HeldRows(values, torch.nn.functional.one_hot(predicted).double())
+
 
 # ── the rule ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -84,13 +87,13 @@ def test_settings_without_a_number_are_never_taken():
 
 def test_agreement_is_sharp_and_smoothed():
     logits = torch.tensor([[3.0, 0.0, -9.0], [0.0, 1.0, 0.0], [2.0, 0.0, 2.5]], dtype=torch.float64)
-    sharp, smoothed = agreements(logits, torch.tensor([0, 0, 0]))
+    sharp, smoothed = agreements(logits, one_hot([0, 0, 0]))
     assert sharp.tolist() == [1, 0, 0]
     margins = np.array([3.0, -1.0, -0.5])
     noise = 0.15 * math.sqrt((margins**2).mean())
     expected = [0.5 * (1 + math.erf(margin / noise / math.sqrt(2))) for margin in margins]
     assert smoothed.tolist() == pytest.approx(expected, rel=1e-12)
-    _, constant = agreements(torch.zeros(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0]))
+    _, constant = agreements(torch.zeros(4, 3, dtype=torch.float64), one_hot([0, 1, 2, 0]))
     assert constant.tolist() == [0.5] * 4
 
 
@@ -124,12 +127,12 @@ def test_each_class_keeps_a_row_and_rows_without_weight_are_left_alone():
 
 
 def test_of_very_many_held_out_samples_evenly_spaced_ones_are_taken(monkeypatch):
-    monkeypatch.setattr(_choice, "MAX_HELD_OUT", 4)
+    monkeypatch.setattr(_faithful, "MAX_HELD_OUT", 4)
     values, index = torch.arange(10.0)[:, None], torch.arange(10)
     table = Table([Rows(values, torch.nn.functional.one_hot(index % 3, 3).float(), index * 0, index)])
-    assert held_rows(HeldOut(table)).values.squeeze(1).tolist() == [0, 3, 6, 9]
-    some = held_rows(HeldOut(table, torch.tensor([2, 5, 7])))
-    assert some.values.squeeze(1).tolist() == [2, 5, 7] and some.predicted.tolist() == [2, 2, 1]
+    assert held_rows(HeldOut(table), TASK).values.squeeze(1).tolist() == [0, 3, 6, 9]
+    some = held_rows(HeldOut(table, torch.tensor([2, 5, 7])), TASK)
+    assert some.values.squeeze(1).tolist() == [2, 5, 7] and some.network.argmax(1).tolist() == [2, 2, 1]
 
 
 # ── the path ─────────────────────────────────────────────────────────────────────────────────────
@@ -154,7 +157,7 @@ def test_the_choice_follows_the_scale_of_the_data(scale: float):
     features, _ = overlapping(400, 0)
     held, _ = overlapping(300, 1)
     targets, predicted = ((x @ network.T).argmax(1) for x in (features, held))
-    curve = by_fidelity(setting(scale * features, targets), HeldRows(scale * held, predicted))
+    curve = by_fidelity(setting(scale * features, targets), rows_held(scale * held, predicted))
     assert curve.by == "fidelity" and curve.num_held_out == 300 and len(curve) > 4
     best = max(curve.fidelity)
     assert best > 0.95 and curve.fidelity[0] < best - 0.03
@@ -169,7 +172,7 @@ def test_the_choice_follows_the_scale_of_the_data(scale: float):
 def test_the_curve_says_what_each_surrogate_does():
     features, targets = overlapping(300, 0)
     held, predicted = overlapping(200, 1)
-    curve = by_fidelity(setting(features, targets), HeldRows(held, predicted))
+    curve = by_fidelity(setting(features, targets), rows_held(held, predicted))
     for entry, C in enumerate(curve.C):
         solution = crammer_singer(features, targets, C=C, gap=1e-7)
         logits = held @ solution.weights[:, :-1].T + solution.weights[:, -1]
@@ -190,7 +193,7 @@ def test_rising_ends_where_no_row_is_at_its_bound():
     features = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]], dtype=torch.float64)
     targets = torch.tensor([0, 0, 1, 1])
     curve = by_fidelity(
-        Setting(features, targets, torch.ones(4, dtype=torch.float64), 2, 0, False), HeldRows(features, targets)
+        Setting(features, targets, torch.ones(4, dtype=torch.float64), 2, 0, False), rows_held(features, targets)
     )
     last = crammer_singer(features, targets, C=curve.C[-1])
     before = crammer_singer(features, targets, C=curve.C[-2])
@@ -204,7 +207,7 @@ def test_rising_goes_on_while_rows_spread_their_whole_cost_over_several_rivals()
     features = torch.eye(5, dtype=torch.float64)
     targets = torch.arange(5)
     all_weights = torch.ones(5, dtype=torch.float64)
-    curve = by_fidelity(Setting(features, targets, all_weights, 5, 0, False), HeldRows(features, targets))
+    curve = by_fidelity(Setting(features, targets, all_weights, 5, 0, False), rows_held(features, targets))
     last = crammer_singer(features, targets, C=curve.C[-1])
     assert last.bound == 0 and last.free == 5
     assert crammer_singer(features, targets, C=curve.C[0]).bound == 5
@@ -219,8 +222,8 @@ def test_rising_goes_on_while_a_larger_C_matters(factor: float, offset: float):
     held, _ = overlapping(300, 1)
     network = torch.randn(3, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     targets, predicted = ((x @ network.T).argmax(1) for x in (features, held))
-    plain = by_fidelity(setting(features, targets), HeldRows(held, predicted))
-    moved = by_fidelity(setting(factor * features + offset, targets), HeldRows(factor * held + offset, predicted))
+    plain = by_fidelity(setting(features, targets), rows_held(held, predicted))
+    moved = by_fidelity(setting(factor * features + offset, targets), rows_held(factor * held + offset, predicted))
     assert moved.fidelity[moved.chosen] > plain.fidelity[plain.chosen] - 0.05
     by_share = by_support(setting(factor * features + offset, targets), 0.3)
     assert by_share.support_share[by_share.chosen] == pytest.approx(0.3, abs=0.02)
@@ -229,7 +232,7 @@ def test_rising_goes_on_while_a_larger_C_matters(factor: float, offset: float):
 def test_features_that_hardly_differ_are_warned_of():
     features, targets = overlapping(90, 0)
     with pytest.warns(DualViewWarning) as caught:  # one more of the solver, which makes no way there
-        by_fidelity(setting(1e-6 * features, targets), HeldRows(1e-6 * features, targets))
+        by_fidelity(setting(1e-6 * features, targets), rows_held(1e-6 * features, targets))
     expected = "hardly differ from sample to sample for their size, or are tiny beside the bias's constant 1"
     assert expected in str(caught[-1].message)
 
@@ -245,7 +248,7 @@ def test_an_interruption_ends_the_choice(monkeypatch):
 
     monkeypatch.setattr(_choice, "path", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        by_fidelity(setting(features, targets), HeldRows(features, targets))
+        by_fidelity(setting(features, targets), rows_held(features, targets))
 
 
 def test_a_path_that_the_solver_cannot_follow_is_said(monkeypatch):
@@ -258,7 +261,7 @@ def test_a_path_that_the_solver_cannot_follow_is_said(monkeypatch):
 
     monkeypatch.setattr(_choice, "path", stalled)
     with pytest.warns(DualViewWarning, match=r"came no nearer than a relative gap of 2.5e-01; larger values were not"):
-        curve = by_fidelity(setting(features, targets), HeldRows(features, targets))
+        curve = by_fidelity(setting(features, targets), rows_held(features, targets))
     assert len(curve) == 5
 
 

@@ -4,6 +4,7 @@ import random
 import re
 import sys
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from dualview.engine import record
 from dualview.engine.datasets import as_samples
 from dualview.engine.isolation import untouched
 from dualview.engine.record import Activations, Recorder, record_rows
@@ -344,3 +346,14 @@ def test_batches_are_made_one_at_a_time(net):
     made: Iterator = recorder(net, Images()).batches(0, NUM)
     assert torch.equal(next(made).index, torch.arange(4))
     assert torch.equal(next(made).index, torch.arange(4, 8))
+
+
+def test_rows_that_are_too_large_for_memory_stand_in_a_file(net, monkeypatch):
+    data = Images()
+    before = recorder(net, data).table(progress=False)
+    monkeypatch.setattr(record, "MAX_IN_MEMORY", 10)
+    monkeypatch.setattr(record.np, "memmap", counted := mock.Mock(side_effect=np.memmap))
+    after = recorder(net, data).table(progress=False)
+    assert counted.call_count > 0
+    for name in ("values", "outputs", "targets"):
+        assert torch.equal(getattr(after, name), getattr(before, name))

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dualview.data._curve import Curve
-from dualview.data._method import HeldOut
-from dualview.engine.task import class_logits
+from dualview.data._faithful import MAX_HELD_OUT, TOLERANCE, HeldRows, agreements, has_fallen, shortfalls, sparsest
+from dualview.data._setting import Setting
+from dualview.engine.labels import Problem
 from dualview.errors import DualViewWarning, GapWarning
 from dualview.solvers import DualSolution, path
 
@@ -24,47 +25,14 @@ FIRST = 1.0  # C·Σ‖phi_i‖² from which on rows may stop counting; below, a
 LAST = 30.0  # C·mean ‖f_i − mean f‖² beyond which only rows that no C can satisfy are at their bounds
 MIN_SPREAD = 0.01, 1e-8  # of mean ‖phi_i‖²: spread is taken as no less, at first and while larger C still matter
 MATTERS = 0.95  # ratio of the support shares of two C a decade apart, below which the larger one matters
-SMOOTHING = 0.15  # of the decision boundary, in units of the margins' root mean square
-TOLERANCE = 0.0025  # of fidelity that sparsity may cost at most
 SPARSE = 0.95  # support share above which surrogates are all but alike, so that none is behind for its C
 NARROW = 1.02  # ratio of two C whose support shares are taken as one
 CLOSE = 0.01  # of the asked share, at which the search for it ends
-MAX_HELD_OUT = 20_000  # samples; more would cost time and say nothing more
 ASIDE, MIN_ASIDE = 0.1, 1_000
 
 BLOCK = 4096
 
-
-class Setting(NamedTuple):
-    """What is fitted, but for C.
-
-    Attributes:
-        features: "train unit".
-        targets: "train" classes.
-        weights: "train" factors of C; rows of weight zero take no part.
-        num_classes: output columns.
-        seed: of the solver.
-        low_memory: see `solvers.crammer_singer`.
-    """
-
-    features: Float[Tensor, "train unit"]
-    targets: Int[Tensor, " train"]
-    weights: Float[Tensor, " train"]
-    num_classes: int
-    seed: int
-    low_memory: bool
-
-
-class HeldRows(NamedTuple):
-    """Samples that fidelity is measured on.
-
-    Attributes:
-        values: "row unit" their features.
-        predicted: "row" the network's predictions.
-    """
-
-    values: Float[Tensor, "row unit"]
-    predicted: Int[Tensor, " row"]
+DENSE = ("softmax", "squared")  # losses of which every row has a dual variable
 
 
 class Step(NamedTuple):
@@ -103,9 +71,10 @@ def by_fidelity(setting: Setting, held_out: HeldRows) -> Curve:
     def rising(steps: list[Step]) -> Iterator[float]:
         for C in _half_decades(first, last):
             yield C
-            if steps[-1].last or has_fallen([step.smoothed for step in steps if step.support_share < SPARSE]):
+            dense = setting.loss in DENSE
+            if steps[-1].last or has_fallen([step.smoothed for step in steps if dense or step.support_share < SPARSE]):
                 return
-            if C >= usual and len(steps) > 2 and not _matters(steps[-1], steps[-3]):
+            if C >= usual and len(steps) > 2 and (dense or not _matters(steps[-1], steps[-3])):
                 return
 
     steps = _solve(setting, rising, held_out)
@@ -165,7 +134,7 @@ def by_support(setting: Setting, share: float, held_out: HeldRows | None = None)
     return curve
 
 
-def set_aside(targets: Int[Tensor, " train"], weights: Float[Tensor, " train"], seed: int) -> Int[Tensor, " aside"]:
+def set_aside(targets: Tensor, weights: Float[Tensor, " train"], seed: int) -> Int[Tensor, " aside"]:
     """Draw the rows that C is chosen on where no others are held out.
 
     They are a tenth of those that take part; more where that is less than a thousand, up to a fifth.
@@ -176,7 +145,7 @@ def set_aside(targets: Int[Tensor, " train"], weights: Float[Tensor, " train"], 
     """
     rows = (weights > 0).nonzero().squeeze(1)
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-    _, kept = np.unique(targets[rows].numpy(), return_index=True)
+    kept = [0] if targets.is_floating_point() else np.unique(targets[rows].numpy(), return_index=True)[1]
     number = max(round(ASIDE * len(rows)), min(len(rows) // 5, MIN_ASIDE), 1)
     spare = np.delete(rows.numpy(), kept)[: min(number, MAX_HELD_OUT)]
     if len(rows) == 0:
@@ -187,66 +156,6 @@ def set_aside(targets: Int[Tensor, " train"], weights: Float[Tensor, " train"], 
             "give held_out=, or a number for C"
         )
     return torch.from_numpy(spare).sort().values
-
-
-def held_rows(held_out: HeldOut) -> HeldRows:
-    """Gather the rows that fidelity is measured on; of very many, evenly spaced ones."""
-    table = held_out.table
-    positions = torch.arange(len(table)) if held_out.positions is None else held_out.positions
-    if len(positions) > MAX_HELD_OUT:
-        positions = positions[torch.linspace(0, len(positions) - 1, MAX_HELD_OUT).long()]
-    rows = table.rows(positions)
-    return HeldRows(rows.values, class_logits(rows.outputs).argmax(1))
-
-
-# ── the rule ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def agreements(
-    logits: Float[Tensor, "row cls"], predicted: Int[Tensor, " row"]
-) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """Say row by row whether the surrogate predicts the network's class, sharply and smoothed.
-
-    With the margin m of the network's class over the best other one, the sharp measure is [m > 0]. The
-    smoothed one is the probability that the class survives normal noise on m, of SMOOTHING times the root
-    mean square of all m: decisions close to the boundary count in part, so that settings can be compared on
-    fewer samples.
-    """
-    own = logits.gather(1, predicted[:, None]).squeeze(1)
-    margins = own - logits.scatter(1, predicted[:, None], -torch.inf).amax(1)
-    noise = SMOOTHING * margins.square().mean().sqrt().clamp(min=torch.finfo(margins.dtype).tiny)
-    return (logits.argmax(1) == predicted).to(margins.dtype), torch.special.ndtr(margins / noise)
-
-
-def shortfalls(smoothed: Float[Tensor, "setting row"]) -> tuple[Float[Tensor, " setting"], Float[Tensor, " setting"]]:
-    """Return how far each setting is behind the best one in the mean, and the standard error of that.
-
-    The error is of the paired difference, sample by sample: two settings mostly err on the same samples, so
-    that it is far smaller than the error of either mean. Settings with NaN are never the best.
-    """
-    means = smoothed.mean(1)
-    differences = smoothed[means.nan_to_num(-torch.inf).argmax()] - smoothed
-    errors = differences.std(1) if smoothed.shape[1] > 1 else torch.zeros_like(means)
-    return differences.mean(1), errors / math.sqrt(smoothed.shape[1])
-
-
-def sparsest(smoothed: Float[Tensor, "setting row"], support_shares: Sequence[float]) -> int:
-    """Return the setting with the least support among those close to the best.
-
-    Close is: behind by at most one standard error of the paired difference, and by at most TOLERANCE. Among
-    equals in support the one that is behind least wins, then the first.
-    """
-    behind, errors = shortfalls(smoothed)
-    close = (behind <= errors.clamp(max=TOLERANCE)).nonzero().squeeze(1).tolist()
-    return min(close, key=lambda entry: (support_shares[entry], float(behind[entry])))
-
-
-def has_fallen(smoothed: Sequence[Float[Tensor, " row"]]) -> bool:
-    """Say whether the last two settings are clearly behind an earlier one: by two errors and the tolerance."""
-    if len(smoothed) < 3:
-        return False
-    behind, errors = shortfalls(torch.stack(list(smoothed)))
-    return bool((behind > (2 * errors).clamp(min=TOLERANCE))[-2:].all())
 
 
 # ── the path ─────────────────────────────────────────────────────────────────────────────────────
@@ -264,7 +173,18 @@ def _ends(setting: Setting) -> tuple[float, float, float]:
         center += weights @ rows.double() / weight
     spread = total - weight * (1 + float(center.square().sum()))
     usual, last = (LAST * int((setting.weights > 0).sum()) / max(spread, share * total) for share in MIN_SPREAD)
-    return FIRST / total, usual, last
+    scale = _kernel_scale(setting)
+    return FIRST / total / scale, usual / scale, last / scale
+
+
+def _kernel_scale(setting: Setting) -> float:
+    """Return the mean of phi' M⁻¹ phi over some rows and all classes, over the mean of phi' phi."""
+    if setting.metric.factors is None:
+        return 1.0
+    rows = setting.features[torch.linspace(0, len(setting.features) - 1, min(len(setting.features), 64)).long()]
+    phi = torch.nn.functional.pad(rows.double(), (0, 1), value=1.0)[:, None]
+    phi = phi.expand(-1, setting.num_classes if setting.metric.by_class else 1, -1)
+    return float((phi * setting.metric.solve(phi)).sum(2).mean() / phi.square().sum(2).mean())
 
 
 def _matters(step: Step, decade_ago: Step) -> bool:
@@ -298,19 +218,12 @@ def _solve(setting: Setting, values: Callable[[list[Step]], Iterator[float]], he
     taking_part = int((setting.weights > 0).sum())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GapWarning)  # of the fit itself the user is warned
-        for solution in path(
-            setting.features,
-            setting.targets,
-            values(steps),
-            gap=GAP,
-            num_classes=setting.num_classes,
-            sample_weight=setting.weights,
-            seed=setting.seed,
-            low_memory=setting.low_memory,
-        ):
+        if setting.by_path and held_out is not None:
+            held_out = held_out._replace(values=setting.metric.whiten(held_out.values))
+        for solution in _solutions(setting, values(steps)):
             if solution.status == "interrupted":
                 raise KeyboardInterrupt
-            steps.append(_step(solution, taking_part, held_out))
+            steps.append(_step(solution, taking_part, held_out, setting.problem))
     if solution.status != "converged":
         warnings.warn(
             f"the choice of C ends at {solution.C:.3g}, where the solver came no nearer than a relative gap of "
@@ -321,12 +234,30 @@ def _solve(setting: Setting, values: Callable[[list[Step]], Iterator[float]], he
     return steps
 
 
-def _step(solution: DualSolution, num_rows: int, held_out: HeldRows | None) -> Step:
+def _solutions(setting: Setting, values: Iterator[float]) -> Iterator[DualSolution]:
+    if not setting.by_path:
+        yield from (setting.solve(C, GAP) for C in values)
+        return
+    yield from path(
+        setting.metric.whiten(setting.features),
+        setting.targets,
+        values,
+        gap=GAP,
+        num_classes=setting.num_classes,
+        sample_weight=setting.weights,
+        seed=setting.seed,
+        low_memory=setting.low_memory,
+    )
+
+
+def _step(solution: DualSolution, num_rows: int, held_out: HeldRows | None, problem: Problem) -> Step:
     support = len(solution.coefficients.indices()[0].unique_consecutive())
     agreement = smoothed = torch.zeros(0, dtype=torch.float64)
     if held_out is not None:
         logits = [rows.double() @ solution.weights[:, :-1].T for rows in held_out.values.split(BLOCK)]
-        agreement, smoothed = agreements(torch.cat(logits) + solution.weights[:, -1], held_out.predicted)
+        agreement, smoothed = agreements(
+            torch.cat(logits) + solution.weights[:, -1], held_out.network.double(), problem
+        )
     last = solution.bound == 0 or solution.status != "converged"
     return Step(solution.C, support / num_rows, solution.seconds, solution.bound, last, agreement, smoothed)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dualview._version import __version__
 from dualview.data._attribution import DataAttribution
 from dualview.data._curve import Curve
+from dualview.data._guards import BelowNoise
 from dualview.data._method import DataMethod
 from dualview.data._ranking import Ranking
 from dualview.data._topk import RunningTop
@@ -140,10 +141,12 @@ class Explainer:
         kept = {column: RunningTop(len(rows.index), top, rows.values.dtype) for column in by_class}
         for test in _slices(len(rows.index)):
             for train in self.table.blocks(TRAIN_BLOCK, self.method.scored(self.state)):
-                products = self.method.products(rows.values[test], train)
+                products = self.method.products(self.state, rows.values[test], train)
                 for column, part in prepared.items():
-                    shares = self.method.bias_shares(self.state, part.rows(test), train)
-                    kept[column].add(test, products * shares, shares, train.index)
+                    part = part.rows(test)
+                    shares = self.method.bias_shares(self.state, part, train)
+                    scores = self.method.score(self.state, part, train) if products is None else products * shares
+                    kept[column].add(test, scores, shares, train.index)
         return {
             column: self._result(
                 task, part, self.method.bias(self.state, prepared[column]), source, *kept[column].result(), top
@@ -315,12 +318,13 @@ class Explainer:
         kept = None if top is None else RunningTop(num_test, top, rows.values.dtype)
         scores = rows.values.new_zeros(num_test, 0 if kept else len(scored))
         shares = torch.zeros_like(scores) if self.method.has_surrogate else scores.new_zeros(1, 1).expand_as(scores)
-        biases = []
+        biases, noise = [], BelowNoise(num_test, getattr(self.task.single_output, "lower_is_better", False))
         for test in _slices(num_test):
             block = self.method.prepare(self.state, self.task, Rows(*(part[test] for part in rows)), self.table)
             biases.append(self.method.bias(self.state, block))
             for train in self.table.blocks(TRAIN_BLOCK, scored):
                 score = self.method.score(self.state, block, train)
+                noise.add(test, score, self.method.noise(self.state, block, train, score))
                 share = self.method.bias_shares(self.state, block, train)
                 if kept is not None:
                     kept.add(test, score, share, train.index)
@@ -331,7 +335,8 @@ class Explainer:
                 if self.method.has_surrogate:
                     shares[test, columns] = share
         result = kept.result() if kept is not None else (scores, scored, shares)
-        return self._result(self.task, rows, torch.cat(biases), source, *result, top)
+        found = self._result(self.task, rows, torch.cat(biases), source, *result, top)
+        return dataclasses.replace(found, checks=found.checks | noise.checks())
 
     def _result(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 
 from dualview.data._explainer import TRAIN_BLOCK, Explainer
+from dualview.data._guards import HALF, half_precision, outliers, warn_if_rows_unsteady, warn_if_unsteady
 from dualview.data._method import DataMethod, HeldOut
 from dualview.data._stored_fit import Probe, check_class_names, load_explainer, record_in_store, save_explainer
-from dualview.engine.batches import batch_size_for, take_rows
+from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import Samples, as_samples, check_inputs, spec_of, warn_if_augmented
 from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import targets_of
@@ -24,7 +24,6 @@ from dualview.engine.record import Recorder, Sides
 from dualview.engine.store import Store
 from dualview.engine.tables import Table
 from dualview.engine.task import Task, as_task, class_logits
-from dualview.errors import DualViewWarning
 from dualview.ops.agreement import logit_agreement
 
 log = logging.getLogger("dualview")
@@ -71,8 +70,9 @@ def fit(
 
     Raises:
         TypeError: data that has no positions (iterable), or cannot be split into inputs and labels.
-        ValueError: an empty data set, labels that are no columns, an unknown or ambiguous readout.
-        NonFiniteError: NaN or infinite features; it names the sample.
+        ValueError: an empty data set, labels that are no columns, an unknown or ambiguous readout, or a model
+            in half precision whose scores rank otherwise than in float32.
+        NonFiniteError: NaN or infinite outputs, features or gradients; it names the sample.
         StoreMismatch: the store holds another data set's rows.
 
     Example:
@@ -89,6 +89,7 @@ def fit(
         warn_if_augmented(samples)
     task, recorder, sides, probe = _prepared(method, task, samples, batch_size)
     held_out = _checked_held_out(held_out, recorder)
+    precision = half_precision(method, recorder)
     if store is None:
         key, table = None, recorder.table(progress=progress)
     else:
@@ -97,6 +98,10 @@ def fit(
     positions, rest = _held_out(held_out, recorder, table, progress)
     state, certificate = method.fit(task, table, positions, rest)
     certificate["loss_reduction"] = probe.loss_reduction
+    if table.width:
+        certificate["outliers"] = outliers(table, recorder.plan.noun)
+    if precision is not None:
+        certificate["half_precision"] = precision
     fidelity = {"train": _fidelity(method, state, table, positions)} if method.has_surrogate else {}
     if rest is not None and method.has_surrogate:
         fidelity["held_out"] = _fidelity(method, state, rest.table, rest.positions)
@@ -153,7 +158,8 @@ def _prepared(
         task = with_readout(task, inputs)
     with untouched(task.model):
         raw = task.forward(inputs).cpu()
-        _warn_if_unsteady(task, inputs, raw)
+        steady = not warn_if_unsteady(task, inputs, raw)
+    dtype = raw.dtype
     raw = raw if raw.dtype == torch.float64 else raw.float()
     logits = task.logits(raw)
     check_class_names(task, logits.shape[1])
@@ -162,27 +168,16 @@ def _prepared(
     if reduction != "none":
         log.info("`loss` returns the %s over samples; its per-sample values are taken", reduction)
     parameter = next(task.model.parameters(), None)
-    if parameter is not None and parameter.dtype in (torch.float16, torch.bfloat16):
+    if parameter is not None and parameter.dtype in HALF:
         log.info("the model computes in %s; its rows are upcast to float32", parameter.dtype)
     with untouched(task.model):
         sides = method.representations(task, inputs)
         plan = sides.train.plan(task, inputs)
+    if steady and plan.recorded:
+        warn_if_rows_unsteady(task, plan, inputs, logits, targets, dtype)
     size = batch_size_for(inputs) if batch_size is None else batch_size  # the recorder refuses 0
     recorder = Recorder(task, samples, plan, logits.shape[1], size, spec=spec)
     return task, recorder, sides, Probe(inputs, raw, reduction)
-
-
-def _warn_if_unsteady(task: Task, inputs: Any, raw: Tensor) -> None:
-    """Warn where a sample's output changes when the model runs again, on this sample alone."""
-    alone = task.forward(take_rows(inputs, 0, 1)).cpu()
-    tolerance = 0.05 if raw.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    if not bool((alone[0] - raw[0]).abs().max() <= tolerance * raw.abs().max().clamp(min=1e-6)):
-        warnings.warn(
-            f"{type(task.model).__name__} gives a sample another output alone than among others: in evaluation mode "
-            "it is still random, or depends on the rest of the batch. Scores then hold for one run of it only",
-            DualViewWarning,
-            stacklevel=5,
-        )
 
 
 def _checked_held_out(held_out: Any, recorder: Recorder) -> Samples | float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -37,10 +37,14 @@ def parameter_names(parameters: str | Sequence[str] | None) -> tuple[str, ...] |
     return (parameters,) if isinstance(parameters, str) else None if parameters is None else tuple(parameters)
 
 
-def check_width(width: object, name: str) -> None:
-    """Refuse the width of a projection that is no positive whole number; None is none."""
-    if width is not None and (isinstance(width, bool) or not isinstance(width, Integral) or int(width) < 1):
-        raise ValueError(f"`{name}` must be a positive whole number, or None for none; it is {width!r}")
+def check_projection(width: Any, kind: Any, seed: Any) -> None:
+    """Refuse fields that name no projection; a width of None is none."""
+    for name, value, least in (("projection", 1 if width is None else width, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+            none = ", or None for none" if name == "projection" else ""
+            raise ValueError(f"`{name}` must be a whole number, {least} or larger{none}; it is {value!r}")
+    if kind not in get_args(Kind):
+        raise ValueError(f"`kind_of_projection` is {kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
 
 
 def gradient_sides(
@@ -57,7 +61,7 @@ def gradient_sides(
     """Return the gradients of `train` on the training side, and of the measured output (or `test`) on the other."""
 
     def of(measure: Measure) -> Gradients:
-        training_loss = task.loss if measure == loss else None
+        training_loss = task.training_loss if measure == loss else None
         return Gradients(measure, checkpoints, parameters, training_loss, width=width, kind=kind, seed=seed)
 
     return Sides(of(train), of(task.single_output if test is None else test))
@@ -69,12 +73,14 @@ def doubts(outputs: Float[Tensor, "row logit"], targets: Int[Tensor, " row"]) ->
 
 
 def check_cross_entropy(task: Task, table: Table, name: str) -> None:
-    """Refuse a training loss other than the cross-entropy of the outputs, on the first rows.
+    """Refuse a training loss other than the cross-entropy of the outputs, on rows of every class.
 
     Raises:
         ValueError: the method would explain a training that did not take place.
     """
-    rows = table.rows(torch.arange(min(len(table), 256)))
+    classes, places = table.targets.unique(return_inverse=True)
+    first = torch.full_like(classes, len(places)).scatter_reduce(0, places, torch.arange(len(places)), "amin")
+    rows = table.rows(torch.cat([first, torch.arange(min(len(table), 256))]))
     logits = task.logits(rows.outputs)
     own = task.losses(logits, rows.targets, one_logit=rows.outputs.shape[1] == 1)
     expected = torch.nn.functional.cross_entropy(logits, rows.targets, reduction="none")

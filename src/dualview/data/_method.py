@@ -121,6 +121,12 @@ class DataMethod(ABC):
         sample takes from its own loss.
         """
 
+    def noise(
+        self, state: Any, test: Prepared, train: Rows, scores: Float[Tensor, "test train"]
+    ) -> Float[Tensor, "test train"] | None:
+        """Return the standard error of a block of scores over random projections; None where nothing is projected."""
+        return None
+
     def importances(self, state: Any, train: Rows) -> Float[Tensor, " train"]:
         """Return each training sample's weight in every explanation, whatever the test sample."""
         raise TypeError(f"{type(self).__name__} has no global importance")
@@ -129,9 +135,11 @@ class DataMethod(ABC):
         """Return how far the fit contradicts each sample's label; 0 where it does not."""
         raise TypeError(f"{type(self).__name__} has no slack; rank by another column")
 
-    def products(self, values: Float[Tensor, "test unit"], train: Rows) -> Float[Tensor, "test train"]:
-        """Return the class-free factor of the scores, where they are `products` × `bias_shares`."""
-        raise TypeError(f"the scores of {type(self).__name__} do not factor; explain one class at a time")
+    def products(
+        self, state: Any, values: Float[Tensor, "test unit"], train: Rows
+    ) -> Float[Tensor, "test train"] | None:
+        """Return the class-free factor of the scores, where they are `products` × `bias_shares`; else None."""
+        return None
 
     def bias(self, state: Any, test: Prepared) -> Float[Tensor, " test"]:
         """Return the part of the explained output that belongs to no pair; zero by default."""

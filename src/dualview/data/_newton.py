@@ -68,6 +68,9 @@ def newton(
         factor, absolute_ridge = _factor(_gram(train, positions, k, weighted), ridge, absolute, len(positions))
         factors.append(factor)
         added.append(absolute_ridge)
+    widths = [len(factor) for factor in factors]
+    if len({*widths}) > 1:
+        raise ValueError(f"the checkpoints have {widths} gradient numbers; give a projection= that is smaller than all")
     slopes = torch.ones(len(train), dtype=train.dtype)
     if sloped:
         slopes = torch.stack([_doubts(train, k) for k in range(num_members)]).mean(0)

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import check_width, gradient_sides, parameter_names
+from dualview.data._gradients import check_projection, gradient_sides, parameter_names
+from dualview.data._guards import newton_noise
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.data._newton import Newton, checked_ridge, leverages, newton, prepared, scores
 from dualview.engine.batches import Inputs
@@ -61,7 +62,7 @@ class DTRAK(DataMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
-        check_width(self.projection, "projection")
+        check_projection(self.projection, self.kind_of_projection, self.seed)
         object.__setattr__(self, "ridge", checked_ridge(self.ridge))
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
@@ -96,6 +97,11 @@ class DTRAK(DataMethod):
 
     def score(self, state: Newton, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         return scores(state, test, train)
+
+    def noise(
+        self, state: Newton, test: Prepared, train: Rows, scores: Float[Tensor, "test train"]
+    ) -> Float[Tensor, "test train"] | None:
+        return newton_noise(state, test, train, self.projection, self.kind_of_projection)
 
     def self_scores(self, state: Newton, train: Rows, table: Table) -> Float[Tensor, " train"]:
         return leverages(state, train, table).mean(0)

@@ -1,4 +1,4 @@
-"""DualView: a Crammer-Singer support vector machine on the readout's features, read by its dual variables.
+"""DualView: a sparse linear model on the readout's features, read by its dual variables.
 
 Source: Yolcu, Weckbecker, Wiegand, Samek and Lapuschkin, "Sparse, Efficient and Explainable Data
 Attribution with DualXDA", TMLR 2025 (arXiv 2402.12118). Independent implementation.
@@ -10,89 +10,62 @@ import math
 import warnings
 from dataclasses import KW_ONLY, dataclass, fields
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._choice import Setting, by_fidelity, by_support, held_rows, set_aside
+from dualview.data._choice import by_fidelity, by_support, set_aside
 from dualview.data._curve import Curve
+from dualview.data._dual_state import DualState
+from dualview.data._faithful import held_rows
 from dualview.data._method import DataMethod, HeldOut, Prepared
+from dualview.data._setting import PLAIN, Setting
 from dualview.data._weights import class_weights, sample_weights
 from dualview.engine.batches import Inputs
+from dualview.engine.labels import Problem
 from dualview.engine.outputs import Kind, logit
 from dualview.engine.record import Activations, Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task, class_logits
 from dualview.errors import DualViewWarning
-from dualview.solvers import crammer_singer, row_weights
+from dualview.solvers import Metric, row_weights
+from dualview.solvers.losses import DeviationLoss, LabelLoss, SimplexLoss, named
+from dualview.solvers.metrics import curvature, whitened
 
-
-class DualState(NamedTuple):
-    """A fitted surrogate: the dual rows that are not zero, and the weights they make.
-
-    Row r of the dual belongs to training sample support[r]; its entries stand at row_start[r] to
-    row_start[r + 1] of entry_class and entry_value (compressed sparse rows).
-
-    Attributes:
-        support: "support" positions in the training set, rising.
-        row_start: "support+1".
-        entry_class: "entry" output columns.
-        entry_value: "entry" float64 dual coefficients alpha.
-        weights: "cls unit" float64, Σ_i alpha_ic f_i.
-        bias: "cls" float64, Σ_i alpha_ic.
-        class_counts: "cls" training samples fitted to each class, those of weight zero left out.
-    """
-
-    support: Int[Tensor, " support"]
-    row_start: Int[Tensor, " row_start"]
-    entry_class: Int[Tensor, " entry"]
-    entry_value: Float[Tensor, " entry"]
-    weights: Float[Tensor, "cls unit"]
-    bias: Float[Tensor, " cls"]
-    class_counts: Int[Tensor, " cls"]
-
-    def coefficients(self, train_index: Int[Tensor, " train"]) -> Float[Tensor, "train cls"]:
-        """Return the dual rows of these training samples, dense float64; zero for the others."""
-        dense = self.entry_value.new_zeros(len(train_index), len(self.bias))
-        if len(self.support) == 0:
-            return dense
-        rank = torch.searchsorted(self.support, train_index).clamp(max=len(self.support) - 1)
-        held = (self.support[rank] == train_index).nonzero().squeeze(1)
-        rank = rank[held]
-        counts = self.row_start[rank + 1] - self.row_start[rank]
-        rows = held.repeat_interleave(counts)
-        within = torch.arange(len(rows)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        entries = self.row_start[rank].repeat_interleave(counts) + within
-        dense[rows, self.entry_class[entries]] = self.entry_value[entries]
-        return dense
-
-
-_LATER = ("support", "fit_to", "class_weight", "sample_weight", "low_memory")  # fields that came after others
+_LATER = ("support", "fit_to", "class_weight", "smoothing", "epsilon", "damping", "sample_weight", "low_memory")
+LOSSES = ("hinge", "smooth-hinge", "softmax", "entmax", "sparsemax", "squared", "epsilon")
+METRICS = {"plain": 0.0, "whitened": 0.01, "curvature": 0.1}  # with the damping of each
+TEMPERATURE = 2.0  # of the probabilities in the curvature metric: warmer than the network's own serves better
 
 
 @dataclass(frozen=True, repr=False)
 class DualView(DataMethod):
-    """Explain a classifier by the dual variables of a sparse SVM on its last features.
+    """Explain a network by the dual variables of a sparse linear model on its last features.
 
     With features f, constant-augmented to [f, 1], the surrogate's logit of class c is
 
-        logit_c(x) = bias_c + Σ_i alpha_ic ⟨f(x_i), f(x)⟩,        bias_c = Σ_i alpha_ic,
+        logit_c(x) = bias_c + Σ_i alpha_ic f(x_i)ᵀ A_c⁻¹ f(x),        bias_c = Σ_i alpha_ic,
 
-    where alpha solves the dual of  min ½‖W‖² + Σ_i C_i max_c([c ≠ y_i] + (w_c − w_{y_i})·[f_i, 1]).
-    A sample's score for class c is alpha_ic ⟨f(x_i), f(x)⟩, in units of the surrogate's logit: an
-    exact share of it. Any other output is explained through its gradient at the network's logits.
-    Samples of class c have alpha_ic ≥ 0 and all others ≤ 0, so that where features are
+    where alpha solves the dual of  min ½ Σ_c (w_cᵀ A_c w_c + b_c²) + Σ_i C_i L(W f_i + b, y_i). A sample's score for
+    class c is alpha_ic f(x_i)ᵀ A_c⁻¹ f(x), in units of the surrogate's logit: an exact share of it. Any other output
+    is explained through its gradient at the network's logits. As published, L is the hinge of Crammer and Singer and A
+    the identity; then samples of class c have alpha_ic ≥ 0 and all others ≤ 0, so that where features are
     non-negative (after a ReLU) only samples of the explained class are proponents.
 
     Args:
         C: weight of the sum of losses; larger C gives fewer support samples and a longer fit. "auto"
-            takes the sparsest surrogate that predicts the network's classes about as faithfully as the
+            takes the sparsest surrogate that predicts the network's outputs about as faithfully as the
             best, on held-out samples: those of `held_out=`, or a tenth of the training samples set
             aside for the choice, which the fit then sees. `Explainer.curve` holds what was seen.
-        loss: "hinge", of Crammer and Singer.
-        metric: "plain", the inner product of the features.
+        loss: "hinge", of Crammer and Singer; "smooth-hinge"; "softmax", "entmax" (of order 1.5) and "sparsemax", of
+            Fenchel and Young; "squared" (ridge); "epsilon" (support vector regression). Sparse are all but "softmax"
+            and "squared". A regression takes "squared" or "epsilon"; a multi-label task, in which each label is a
+            problem of two classes by itself, any but "epsilon".
+        metric: A, "plain": the identity; "whitened": the second moment of the features; "curvature": for each class
+            the features' second moment under p(1 − p), p the network's probabilities at temperature 2.
         support: the share of support samples to come near to, from 0 to 1; "auto" then looks for that.
         fit_to: y_i, "labels" or "predictions" (the network's own, on the training samples). Fitted to
             labels, as published, the surrogate contradicts wrong ones, which `slack` shows; fitted to
@@ -100,15 +73,19 @@ class DualView(DataMethod):
         class_weight: factors of C_i: one for each output column, a mapping from some columns to theirs, or
             "balanced": training samples / (classes × samples of the class), counted by `sample_weight`. A
             class is what `fit_to` says.
+        smoothing: of the "smooth-hinge": width of the rounding of its kink, 1 by default.
+        epsilon: deviation that costs nothing under "epsilon".
+        damping: added to A's diagonal, as a multiple of its mean; 0.01 for "whitened" and 0.1 for "curvature".
         sample_weight: factors of C_i: one for each training sample, not negative. Samples of weight zero
             never score.
-        low_memory: fit without a copy of the features, more slowly.
-        gap: relative duality gap to reach; see `solvers.crammer_singer`.
+        low_memory: fit without a copy of the features, more slowly; with the hinge and the plain metric.
+        gap: relative duality gap to reach; see `solvers.dual`.
         seed: of the order in which the solver visits samples, and of those set aside.
 
     Example:
         >>> method = DualView()
         >>> sparse = DualView(support=0.1)
+        >>> smooth = DualView(loss="sparsemax", metric="curvature")
     """
 
     C: float | str = "auto"
@@ -118,6 +95,9 @@ class DualView(DataMethod):
     support: float | None = None
     fit_to: str = "labels"
     class_weight: Any = None
+    smoothing: float | None = None
+    epsilon: float = 0.1
+    damping: float | None = None
     sample_weight: Any = None
     low_memory: bool = False
     gap: float = 1e-6
@@ -126,12 +106,10 @@ class DualView(DataMethod):
     kind: ClassVar[Kind] = "share"
     has_surrogate: ClassVar[bool] = True
     reads_readout: ClassVar[bool] = True
+    problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
     def __post_init__(self) -> None:
-        for name, known in (("loss", ("hinge",)), ("metric", ("plain",)), ("fit_to", ("labels", "predictions"))):
-            if getattr(self, name) not in known:
-                listed = " and ".join(map(repr, known)) + (" alone" if len(known) == 1 else "")
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; this version knows {listed}")
+        self._check_family()
         if self.C != "auto" and not _is_positive(self.C):
             raise ValueError(f'`C` must be a positive number, or "auto"; it is {self.C!r}')
         if not _is_positive(self.gap):
@@ -140,7 +118,7 @@ class DualView(DataMethod):
             raise ValueError(f"`support` must be a share above 0, up to 1; it is {self.support!r}")
         if self.support is not None and self.C != "auto":
             raise ValueError(f"`support` asks for C to be found, and C={self.C!r} gives it: leave one of them out")
-        for name in ("C", "support", "gap"):  # numpy's numbers, too
+        for name in ("C", "support", "gap", "smoothing", "epsilon", "damping"):  # numpy's numbers, too
             value = getattr(self, name)
             if isinstance(value, Real) and not isinstance(value, (int, float)):
                 object.__setattr__(self, name, float(value))
@@ -149,6 +127,20 @@ class DualView(DataMethod):
         object.__setattr__(self, "seed", int(self.seed))
         object.__setattr__(self, "class_weight", class_weights(self.class_weight))
         object.__setattr__(self, "sample_weight", sample_weights(self.sample_weight))
+
+    def _check_family(self) -> None:
+        for name, known in (("loss", LOSSES), ("metric", tuple(METRICS)), ("fit_to", ("labels", "predictions"))):
+            if getattr(self, name) not in known:
+                listed = ", ".join(map(repr, known[:-1]))
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; choose from {listed} and {known[-1]!r}")
+        if self.smoothing is not None and self.loss != "smooth-hinge":
+            raise ValueError(f"`smoothing` is of loss='smooth-hinge', and the loss is {self.loss!r}")
+        if self.damping is not None and self.metric == "plain":
+            raise ValueError("`damping` is of metric='whitened' or 'curvature', and the metric is 'plain'")
+        for name in ("smoothing", "epsilon", "damping"):
+            value = getattr(self, name)
+            if value is not None and not _is_positive(value) and not (name == "epsilon" and value == 0):
+                raise ValueError(f"`{name}` must be a positive number; it is {value!r}")
 
     def __repr__(self) -> str:
         """Name C, gap and seed, and what else is not at its default; of sample weights only that there are some."""
@@ -177,43 +169,38 @@ class DualView(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[DualState, dict[str, Any]]:
-        setting = self._setting(train, positions)
-        curve = self._chosen(setting, train, positions, held_out) if self.C == "auto" else None
-        solution = crammer_singer(
-            setting.features,
-            setting.targets,
-            C=float(self.C) if curve is None else curve.C[curve.chosen],
-            gap=self.gap,
-            seed=self.seed,
-            num_classes=setting.num_classes,
-            sample_weight=setting.weights,
-            low_memory=self.low_memory,
-        )
-        alpha = solution.coefficients.coalesce()
-        rows, classes = alpha.indices()
-        support, counts = rows.unique_consecutive(return_counts=True)
-        state = DualState(
-            support=positions[support],
-            row_start=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-            entry_class=classes.contiguous(),
-            entry_value=alpha.values(),
-            weights=solution.weights[:, :-1].contiguous(),
-            bias=solution.weights[:, -1].contiguous(),
-            class_counts=torch.bincount(setting.targets[setting.weights > 0], minlength=setting.num_classes),
-        )
+        setting = self._setting(task, train, positions)
+        curve = self._chosen(setting, task, train, positions, held_out) if self.C == "auto" else None
+        solution = setting.solve(float(self.C) if curve is None else curve.C[curve.chosen], self.gap)
+        taking_part = setting.weights > 0
+        if task.problem == "classification":
+            counts = torch.bincount(setting.targets[taking_part], minlength=setting.num_classes)
+        else:
+            counts = torch.full((setting.num_classes,), int(taking_part.sum()))
+        state = DualState.of(solution, positions, counts, setting.metric)
         names = ("C", "gap", "status", "distance", "epochs", "regime", "primal", "dual", "free", "bound")
         certificate = {name: getattr(solution, name) for name in (*names, "seconds", "regime_seconds")}
         certificate |= {
             "asked_gap": self.gap,
-            "support": len(support),
-            "support_share": len(support) / int((setting.weights > 0).sum()),
+            "support": len(state.support),
+            "support_share": len(state.support) / int(taking_part.sum()),
         }
+        if self.metric != "plain":
+            certificate["damping"] = setting.metric.damping
         if curve is not None:
             certificate |= {"reachable_support": list(curve.reachable_support), "curve": curve.describe()}
         return state, certificate
 
-    def _setting(self, train: Table, positions: Int[Tensor, " train"]) -> Setting:
-        """Gather what is fitted: rows, what they are fitted to, and their weights."""
+    def _setting(self, task: Task, train: Table, positions: Int[Tensor, " train"]) -> Setting:
+        """Gather what is fitted: rows, what they are fitted to, their weights, and the metric.
+
+        Raises:
+            ValueError: the loss does not go with the task's problem, or weights with its samples.
+        """
+        refused = {"classification": ("epsilon",), "multi-label": ("epsilon",), "regression": LOSSES[:5]}[task.problem]
+        if self.loss in refused:
+            known = " or ".join(repr(loss) for loss in LOSSES if loss not in refused)
+            raise ValueError(f"loss={self.loss!r} does not go with a {task.problem} task: give loss={known}")
         given = None if self.sample_weight is None else torch.tensor(self.sample_weight, dtype=torch.float64)
         if given is not None and len(given) != len(train):
             raise ValueError(f"`sample_weight` holds {len(given)} weights for {len(train)} training samples")
@@ -221,7 +208,28 @@ class DualView(DataMethod):
             features, outputs = train.values, train.outputs
         else:
             features, outputs, _, _ = train.rows(positions)
-        targets = self._fitted_targets(train.targets[positions], outputs)
+        targets = self._fitted_targets(task, train.targets[positions], outputs)
+        weights, num_classes = self._weights(targets, None if given is None else given[positions], train.num_classes)
+        return Setting(
+            features,
+            targets,
+            weights,
+            num_classes,
+            self.seed,
+            self.low_memory,
+            task.problem,
+            self.loss,
+            self.smoothing,
+            self.epsilon,
+            self._metric(task, features, outputs),
+        )
+
+    def _weights(self, targets: Tensor, given: Tensor | None, num_columns: int) -> tuple[Tensor, int]:
+        """Return the factor of each sample's C, and the number of output columns."""
+        if targets.is_floating_point():
+            if self.class_weight is not None:
+                raise ValueError("`class_weight` weighs the classes of a classification, and this task has none")
+            return torch.ones(len(targets), dtype=torch.float64) if given is None else given, num_columns
         if self.fit_to == "predictions" and len(targets.unique()) == 1:
             raise ValueError(
                 f'fit_to="predictions": the network predicts class {int(targets[0])} for all {len(targets)} training '
@@ -230,23 +238,37 @@ class DualView(DataMethod):
         by_class = self.class_weight
         if isinstance(by_class, tuple) and isinstance(by_class[0], tuple):
             by_class = dict(by_class)
-        num_classes = max(2, train.num_classes)
-        weights = row_weights(targets.numpy(), num_classes, None if given is None else given[positions], by_class)
-        return Setting(features, targets, torch.from_numpy(weights), num_classes, self.seed, self.low_memory)
+        num_classes = max(2, num_columns)
+        return torch.from_numpy(row_weights(targets.numpy(), num_classes, given, by_class)), num_classes
 
-    def _fitted_targets(self, labels: Int[Tensor, " row"], outputs: Float[Tensor, "row cls"]) -> Int[Tensor, " row"]:
-        return labels if self.fit_to == "labels" else class_logits(outputs).argmax(1)
+    def _metric(self, task: Task, features: Tensor, outputs: Tensor) -> Metric:
+        damping = METRICS[self.metric] if self.damping is None else self.damping
+        if self.metric == "plain":
+            return PLAIN
+        if self.metric == "whitened":
+            return whitened(features, damping)
+        if task.problem == "regression":
+            raise ValueError("metric='curvature' is of class probabilities; a regression has 'plain' and 'whitened'")
+        logits = task.logits(outputs.double()) / TEMPERATURE
+        return curvature(features, logits.softmax(1) if task.problem == "classification" else logits.sigmoid(), damping)
+
+    def _fitted_targets(self, task: Task, labels: Tensor, outputs: Float[Tensor, "row cls"]) -> Tensor:
+        if self.fit_to == "labels":
+            return labels
+        if task.problem == "classification":
+            return class_logits(outputs).argmax(1)
+        return outputs if task.problem == "regression" else (outputs > 0).to(outputs.dtype)
 
     def _chosen(
-        self, setting: Setting, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None
+        self, setting: Setting, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None
     ) -> Curve:
         """Choose C, on what is held out or else on training samples that are set aside."""
-        held = None if held_out is None else held_rows(held_out)
+        held = None if held_out is None else held_rows(held_out, task)
         if self.support is not None:
             return by_support(setting, self.support, held)
         if held is None:
             aside = set_aside(setting.targets, setting.weights, self.seed)
-            held = held_rows(HeldOut(train, positions[aside]))
+            held = held_rows(HeldOut(train, positions[aside]), task)
             setting = setting._replace(weights=setting.weights.index_fill(0, aside, 0.0))
         return by_fidelity(setting, held)
 
@@ -270,10 +292,22 @@ class DualView(DataMethod):
         return Prepared(test.values, directions)
 
     def score(self, state: DualState, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
-        return self.products(test.values, train).mul_(self.bias_shares(state, test, train))
+        products = self.products(state, test.values, train)
+        if products is not None:
+            return products.mul_(self.bias_shares(state, test, train))
+        alpha = state.coefficients(train.index).to(test.values.dtype)
+        total = test.values.new_zeros(len(test.values), len(train.index))
+        for column in (test.directions != 0).any(0).nonzero().flatten().tolist():
+            near = state.kernel_times(test.values, column) @ train.values.to(test.values.dtype).T
+            total += near.mul_(test.directions[:, column, None].to(near.dtype)).mul_(alpha[:, column])
+        return total
 
-    def products(self, values: Float[Tensor, "test unit"], train: Rows) -> Float[Tensor, "test train"]:
-        return values @ train.values.to(values.dtype).T
+    def products(
+        self, state: DualState, values: Float[Tensor, "test unit"], train: Rows
+    ) -> Float[Tensor, "test train"] | None:
+        if state.metric.by_class:
+            return None
+        return state.kernel_times(values, 0) @ train.values.to(values.dtype).T
 
     def bias_shares(self, state: DualState, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         dtype = test.values.dtype
@@ -284,26 +318,47 @@ class DualView(DataMethod):
         return (test.directions.double() @ state.bias).to(dtype)
 
     def self_scores(self, state: DualState, train: Rows, table: Table) -> Float[Tensor, " train"]:
-        """Return alpha_{i,y_i} ‖f_i‖²: the sample's share of the surrogate logit of the class it was fitted to."""
-        return self.importances(state, train) * train.values.square().sum(1)
+        """Return alpha_{i,y_i} f_iᵀ A⁻¹ f_i: the share of the logit of the class it was fitted to; of |alpha| all."""
+        alpha = state.coefficients(train.index).to(train.values.dtype)
+        alpha = self._own(alpha, train) if train.targets.ndim == 1 else alpha.abs()
+        total = train.values.new_zeros(len(train.index))
+        for column in range(alpha.shape[1]) if state.metric.by_class else [0]:
+            norms = (state.kernel_times(train.values, column) * train.values).sum(1)
+            total += norms * (alpha[:, column] if state.metric.by_class else alpha.sum(1))
+        return total
 
     def importances(self, state: DualState, train: Rows) -> Float[Tensor, " train"]:
-        """Return alpha_{i,y_i}, from 0 (no support sample) to C_i (at the bound), y_i the class it was fitted to."""
-        fitted = self._fitted_targets(train.targets, train.outputs)
-        own = state.coefficients(train.index).gather(1, fitted[:, None]).squeeze(1)
-        return own.to(train.values.dtype)
+        """Return alpha_{i,y_i}, from 0 (no support sample) to C_i (at the bound), y_i the class it was fitted to.
+
+        Where samples are fitted to numbers or several labels, the sum of |alpha| over them.
+        """
+        alpha = state.coefficients(train.index).to(train.values.dtype)
+        return self._own(alpha, train).sum(1) if train.targets.ndim == 1 else alpha.abs().sum(1)
+
+    def _own(self, alpha: Float[Tensor, "train cls"], train: Rows) -> Float[Tensor, "train cls"]:
+        """Keep the dual variable of the class each sample was fitted to, and set the others to zero."""
+        fitted = train.targets if self.fit_to == "labels" else class_logits(train.outputs).argmax(1)
+        return torch.zeros_like(alpha).scatter(1, fitted[:, None], alpha.gather(1, fitted[:, None]))
 
     def slacks(self, state: DualState, train: Rows) -> Float[Tensor, " train"]:
-        """Return the hinge loss max_c([c ≠ y_i] + logit_c(x_i)) − logit_{y_i}(x_i) of the label y_i.
+        """Return the loss of the surrogate for each sample's label y_i, e.g. the hinge loss.
 
-        c runs over the classes that samples were fitted to, and y_i. It is 0 where the surrogate keeps the
-        label's margin, above 1 where it predicts another class. A label that no sample was fitted to has
-        the logit 0, with which the surrogate starts.
+        That is max_c([c ≠ y_i] + logit_c(x_i)) − logit_{y_i}(x_i). Classes are those that samples were fitted to, and
+        y_i. The hinge is 0 where the surrogate keeps the label's margin, above 1 where it predicts another class. A
+        label that no sample was fitted to has the logit 0, with which the surrogate starts.
         """
-        logits, labels = self.logits(state, train.values), train.targets[:, None]
-        costs = (logits + 1).masked_fill(state.class_counts == 0, -torch.inf)
-        own = logits.gather(1, labels)
-        return (costs.scatter(1, labels, own) - own).amax(1)
+        logits, labels = self.logits(state, train.values).double(), train.targets
+        loss = named(self.loss, smoothing=self.smoothing, epsilon=self.epsilon)
+        if labels.is_floating_point():
+            loss = LabelLoss(loss) if isinstance(loss, SimplexLoss) else loss
+            return loss.value(logits, labels.double()).to(train.values.dtype)
+        if isinstance(loss, DeviationLoss):
+            return loss.value(logits, F.one_hot(labels, logits.shape[1]).double()).to(train.values.dtype)
+        far = -1e30 * torch.ones((), dtype=logits.dtype)  # a finite number, which sorts like −∞
+        known = torch.where(state.class_counts > 0, logits, far).scatter(
+            1, labels[:, None], logits.gather(1, labels[:, None])
+        )
+        return loss.value(known, labels).to(train.values.dtype)
 
     def logits(self, state: DualState, values: Float[Tensor, "test unit"]) -> Float[Tensor, "test cls"]:
         return (values.double() @ state.weights.T + state.bias).to(values.dtype)

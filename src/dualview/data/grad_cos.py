@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import Scored, check_width, gradient_sides, parameter_names
+from dualview.data._gradients import Scored, check_projection, gradient_sides, parameter_names
+from dualview.data._guards import cosine_noise
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import Checkpoint
-from dualview.engine.gradients import members
+from dualview.engine.gradients import Member, members
 from dualview.engine.labels import Problem
 from dualview.engine.outputs import Kind, loss
 from dualview.engine.record import Sides
@@ -57,7 +58,7 @@ class GradCos(DataMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
-        check_width(self.projection, "projection")
+        check_projection(self.projection, self.kind_of_projection, self.seed)
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         return gradient_sides(
@@ -86,14 +87,20 @@ class GradCos(DataMethod):
 
     def score(self, state: Scored, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         (mine,), (theirs,) = members(test.layout, test.values), members(test.layout, train.values)
-        inverse = [_inverse(squared_norms(one.layout, one.gradients).sqrt()) for one in (mine, theirs)]
         found = products(mine.layout, mine.gradients, theirs.gradients).neg_()
-        return found.mul_(inverse[0][:, None]).mul_(inverse[1])
+        return found.mul_(_inverse_norms(mine)[:, None]).mul_(_inverse_norms(theirs))
+
+    def noise(
+        self, state: Scored, test: Prepared, train: Rows, scores: Float[Tensor, "test train"]
+    ) -> Float[Tensor, "test train"] | None:
+        return cosine_noise(test, scores, self.projection, self.kind_of_projection)
 
     def self_scores(self, state: Scored, train: Rows, table: Table) -> Float[Tensor, " train"]:
         (one,) = members(table.layout, train.values)
-        return (squared_norms(one.layout, one.gradients) > 0).to(train.values.dtype)
+        return (_inverse_norms(one) > 0).to(train.values.dtype)
 
 
-def _inverse(norms: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
-    return torch.where(norms > 0, 1 / norms, 0.0)
+def _inverse_norms(rows: Member) -> Float[Tensor, " row"]:
+    """Return 1 / ‖g‖, 0 for zero; in float64, since squares of a well-fitted sample's gradient underflow sooner."""
+    squares = squared_norms(rows.layout, rows.gradients.double())
+    return torch.where(squares > 0, squares.rsqrt(), 0.0).to(rows.gradients.dtype)

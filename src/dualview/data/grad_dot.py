@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import Scored, check_width, gradient_sides, parameter_names
+from dualview.data._gradients import Scored, check_projection, gradient_sides, parameter_names
+from dualview.data._guards import products_noise
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import Checkpoint
@@ -55,7 +56,7 @@ class GradDot(DataMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
-        check_width(self.projection, "projection")
+        check_projection(self.projection, self.kind_of_projection, self.seed)
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         return gradient_sides(
@@ -85,6 +86,11 @@ class GradDot(DataMethod):
     def score(self, state: Scored, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         (mine,), (theirs,) = members(test.layout, test.values), members(test.layout, train.values)
         return products(mine.layout, mine.gradients, theirs.gradients).neg_()
+
+    def noise(
+        self, state: Scored, test: Prepared, train: Rows, scores: Float[Tensor, "test train"]
+    ) -> Float[Tensor, "test train"] | None:
+        return products_noise(test, train, scores, [1.0], self.projection, self.kind_of_projection)
 
     def self_scores(self, state: Scored, train: Rows, table: Table) -> Float[Tensor, " train"]:
         (one,) = members(table.layout, train.values)

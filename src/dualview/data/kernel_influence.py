@@ -109,7 +109,7 @@ class KernelInfluence(DataMethod):
             check_cross_entropy(task, train, "KernelInfluence")
         else:
             _check_squares(task, train)
-        num_members, num_rows = len(checkpoints_of(task)), len(positions)
+        num_members, num_rows = len(members(train.layout, train.parts[0].values[:1])), len(positions)
         as_kernel = self.solver == "kernel" or self.solver == "auto" and num_rows <= MAX_KERNEL
         roots, slopes = (train.parts[0].values.new_empty(num_members, num_rows) for _ in range(2))
         damping = torch.empty(num_members, dtype=torch.float64)
@@ -117,7 +117,10 @@ class KernelInfluence(DataMethod):
         for k in range(num_members):
             layout, blocks = gathered(train, positions, k)
             curvatures, slopes[k] = (torch.cat(part) for part in zip(*map(_slopes, blocks), strict=True))
-            roots[k] = curvatures.clamp(min=float(curvatures.mean()) * torch.finfo(train.dtype).eps ** 0.5).sqrt()
+            smallest = (
+                float(curvatures.mean()) * torch.finfo(train.dtype).eps ** 2
+            )  # it is divided by; changes no digit
+            roots[k] = curvatures.clamp(min=smallest).sqrt()
             norms = torch.cat([squared_norms(layout, rows.values) for rows in blocks])
             damping[k] = self.damping * float((curvatures * norms).double().mean())
             if not damping[k] > 0:
@@ -125,10 +128,7 @@ class KernelInfluence(DataMethod):
             if as_kernel:
                 _fill(factors[k], layout, blocks, roots[k])
                 factors[k].diagonal().add_(float(damping[k]))
-                lower = factors[k].mT
-                torch.linalg.cholesky(
-                    lower, upper=True, out=lower
-                )  # in place: the matrix is the largest thing there is
+                _factorise(factors[k], self.damping)
         facts = {"damping": damping.tolist(), "solver": "kernel" if as_kernel else "cg"}
         return KernelState(positions, roots, slopes, damping, factors), facts
 
@@ -143,15 +143,7 @@ class KernelInfluence(DataMethod):
     def prepare(self, state: KernelState, task: Task, test: Rows, train: Table) -> Prepared:
         total = test.values.new_zeros(len(test.values), len(state.positions))
         for k, one in enumerate(members(train.layout, test.values)):
-            layout, blocks = gathered(train, state.positions, k)
-            if len(state.factors[k]):
-                near = torch.cat([products(layout, one.gradients, rows.values) for rows in blocks], dim=1)
-                half = torch.linalg.solve_triangular(state.factors[k], near.mul_(state.roots[k]).T, upper=False)
-                solved = torch.linalg.solve_triangular(state.factors[k].mT, half, upper=True).T / state.roots[k]
-            else:
-                vectors = self._solve(state, k, dense(layout, one.gradients), layout, blocks)
-                solved = torch.cat([apply(layout, rows.values, vectors) for rows in blocks]).T
-            total += solved * state.slopes[k]
+            total += self._products(state, k, one.gradients, train) * state.slopes[k]
         return Prepared(total / len(state.damping), test.outputs, train.layout)
 
     def score(self, state: KernelState, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
@@ -161,17 +153,22 @@ class KernelInfluence(DataMethod):
         place = torch.searchsorted(state.positions, train.index)
         total = train.values.new_zeros(len(place))
         for k, one in enumerate(members(table.layout, train.values)):
-            if len(state.factors[k]):
-                units = torch.zeros_like(state.factors[k][:, : len(place)])
-                units[place, torch.arange(len(place))] = 1
-                diagonal = torch.linalg.solve_triangular(state.factors[k], units, upper=False).square_().sum(0)
-                own = (1 - float(state.damping[k]) * diagonal) / state.roots[k, place].square()
-            else:
-                layout, blocks = gathered(table, state.positions, k)
-                gradients = dense(layout, one.gradients)
-                own = (self._solve(state, k, gradients, layout, blocks) * gradients).sum(1)
+            own = self._products(state, k, one.gradients, table).gather(1, place[:, None]).squeeze(1)
             total += own * state.slopes[k, place].square()
         return total / len(state.damping)
+
+    def _products(
+        self, state: KernelState, member: int, gradients: Float[Tensor, "row unit"], train: Table
+    ) -> Float[Tensor, "row fitted"]:
+        """Return gᵀ (λI + Σ_j R_j g_j g_jᵀ)⁻¹ g_i of some gradients g and those of the fitted samples i."""
+        layout, blocks = gathered(train, state.positions, member)
+        factor, roots = state.factors[member], state.roots[member]
+        if not len(factor):
+            vectors = self._solve(state, member, dense(layout, gradients), layout, blocks)
+            return torch.cat([apply(layout, rows.values, vectors) for rows in blocks]).T
+        near = torch.cat([products(layout, gradients, rows.values) for rows in blocks], dim=1)
+        half = torch.linalg.solve_triangular(factor, near.mul_(roots).T, upper=False)
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True).T / roots
 
     def _solve(
         self, state: KernelState, member: int, right: Tensor, layout: Layout, blocks: list[Rows]
@@ -190,18 +187,20 @@ class KernelInfluence(DataMethod):
                 total += combine(layout, (apply(layout, rows.values, vectors) * weight[:, None]).T, rows.values)
             return total
 
-        solved, residual = torch.zeros_like(right), right.clone()
+        scale = right.abs().amax(1, keepdim=True).clamp(min=torch.finfo(right.dtype).tiny)  # squares must not underflow
+        solved, residual = torch.zeros_like(right), right / scale
         direction, size = residual.clone(), residual.square().sum(1)
         wanted = size * self.tolerance**2
         for _ in range(MAX_STEPS):
-            if bool((size <= wanted).all()):
-                return solved
+            unsolved = size > wanted
+            if not bool(unsolved.any()):
+                return solved * scale
             image = product(direction)
-            step = torch.where(size > 0, size / (direction * image).sum(1), 0.0)[:, None]
+            step = torch.where(unsolved, size / (direction * image).sum(1), 0.0)[:, None]
             solved += step * direction
             residual -= step * image
             new = residual.square().sum(1)
-            direction = residual + torch.where(size > 0, new / size, 0.0)[:, None] * direction
+            direction = residual + torch.where(unsolved, new / size, 0.0)[:, None] * direction
             size = new
         reached = float((size / wanted.clamp(min=torch.finfo(size.dtype).tiny)).max()) ** 0.5 * self.tolerance
         warnings.warn(
@@ -210,7 +209,7 @@ class KernelInfluence(DataMethod):
             DualViewWarning,
             stacklevel=2,
         )
-        return solved
+        return solved * scale
 
 
 def first_output(outputs: Float[Tensor, "row output"], targets: Tensor) -> Float[Tensor, " row"]:
@@ -246,3 +245,13 @@ def _fill(kernel: Tensor, layout: Layout, blocks: list[Rows], roots: Tensor) -> 
             kernel[start:stop, first:last] = near.mul_(roots[start:stop, None]).mul_(roots[first:last])
             first = last
         start = stop
+
+
+def _factorise(kernel: Tensor, damping: float) -> None:
+    """Turn the lower triangle of a matrix into its Cholesky factor, in place: there is nothing larger."""
+    upper = kernel.mT
+    _, failed = torch.linalg.cholesky_ex(upper, upper=True, out=(upper, torch.empty((), dtype=torch.int32)))
+    if bool(failed):
+        raise ValueError(
+            f"damping={damping:g} is too small: in {kernel.dtype} the kernel with it is singular. Give a larger one"
+        )

@@ -7,14 +7,17 @@ Descent", NeurIPS 2020 (arXiv 2002.08484), TracInCP. Independent implementation.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import check_width, gradient_sides, parameter_names
+from dualview.data._gradients import check_projection, gradient_sides, parameter_names
+from dualview.data._guards import products_noise
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import checkpoints_of
@@ -74,16 +77,21 @@ class TracIn(DataMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
-        check_width(self.projection, "projection")
+        check_projection(self.projection, self.kind_of_projection, self.seed)
         if self.learning_rates is not None:
-            object.__setattr__(self, "learning_rates", tuple(map(float, self.learning_rates)))
-            if not all(0 < rate < math.inf for rate in self.learning_rates):
-                raise ValueError(f"`learning_rates` must be positive numbers; they are {self.learning_rates}")
+            given: Any = self.learning_rates
+            if not isinstance(given, Sequence) or not all(
+                isinstance(one, Real) and 0 < one < math.inf for one in given
+            ):
+                raise ValueError(f"`learning_rates` must be positive numbers in a tuple; they are {given!r}")
+            object.__setattr__(self, "learning_rates", tuple(map(float, given)))
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         checkpoints = checkpoints_of(task)
         if self.learning_rates is not None and len(self.learning_rates) != len(checkpoints):
             raise ValueError(f"{len(self.learning_rates)} `learning_rates` for {len(checkpoints)} checkpoints")
+        if self.learning_rates is not None and checkpoints[0].learning_rate is not None:
+            raise ValueError("`learning_rates` are given twice: leave them out here, or in the task's checkpoints")
         return gradient_sides(
             task,
             loss,
@@ -115,6 +123,11 @@ class TracIn(DataMethod):
         for rate, (mine, theirs) in zip(state.rates.tolist(), pairs, strict=True):
             total.sub_(products(mine.layout, mine.gradients, theirs.gradients), alpha=rate)
         return total
+
+    def noise(
+        self, state: Rates, test: Prepared, train: Rows, scores: Float[Tensor, "test train"]
+    ) -> Float[Tensor, "test train"] | None:
+        return products_noise(test, train, scores, state.rates.tolist(), self.projection, self.kind_of_projection)
 
     def self_scores(self, state: Rates, train: Rows, table: Table) -> Float[Tensor, " train"]:
         total = train.values.new_zeros(len(train.index))

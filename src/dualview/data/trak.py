@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import check_cross_entropy, check_width, doubts, gradient_sides, parameter_names
+from dualview.data._gradients import check_cross_entropy, check_projection, doubts, gradient_sides, parameter_names
+from dualview.data._guards import newton_noise
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.data._newton import Newton, checked_ridge, leverages, newton, prepared, scores
 from dualview.engine.batches import Inputs
@@ -65,7 +66,7 @@ class TRAK(DataMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
-        check_width(self.projection, "projection")
+        check_projection(self.projection, self.kind_of_projection, self.seed)
         object.__setattr__(self, "ridge", checked_ridge(self.ridge))
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
@@ -96,6 +97,11 @@ class TRAK(DataMethod):
 
     def score(self, state: Newton, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         return scores(state, test, train)
+
+    def noise(
+        self, state: Newton, test: Prepared, train: Rows, scores: Float[Tensor, "test train"]
+    ) -> Float[Tensor, "test train"] | None:
+        return newton_noise(state, test, train, self.projection, self.kind_of_projection)
 
     def self_scores(self, state: Newton, train: Rows, table: Table) -> Float[Tensor, " train"]:
         own = [doubts(one.outputs, train.targets) for one in members(table.layout, train.values)]

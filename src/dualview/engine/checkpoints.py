@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dualview.engine.task import Task
@@ -58,7 +59,10 @@ def _loaded(model: nn.Module, entry: Any, name: str) -> Checkpoint:
             raise TypeError(
                 f"`{name}` is {os.fspath(state)!r}; only safetensors files are read, or give its state dict"
             )
-        state = safetensors.torch.load_file(state)
+        try:
+            state = safetensors.torch.load_file(state)
+        except SafetensorError as error:
+            raise ValueError(f"`{name}`: {os.fspath(state)} is no safetensors file, or damaged: {error}") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise TypeError(f"`{name}` is a {type(state).__name__}; expected a state dict, a safetensors path or a model")
     other = copy.deepcopy(model)

@@ -31,7 +31,12 @@ def targets_of(
     """
     if problem == "classification":
         return columns_of(labels, num_columns, classes, start=start)
-    numbers = torch.as_tensor(labels.numpy() if hasattr(labels, "numpy") else np.asarray(labels)).detach().cpu()
+    try:
+        numbers = (labels if isinstance(labels, Tensor) else torch.as_tensor(np.array(labels))).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"`targets` such as {next(iter(labels), None)!r} are no rows of numbers") from None
+    if numbers.is_complex():
+        raise ValueError("`targets` are complex numbers; expected real ones")
     numbers = numbers.to(torch.float64 if numbers.dtype == torch.float64 else torch.float32)
     if numbers.ndim == 1 and num_columns == 1:
         numbers = numbers[:, None]

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview.errors import NonFiniteError
+
 Kind = Literal["share", "effect", "similarity"]
 """Of which kind a score is. share: an exact part of an output, the shares and a bias add up. effect: the
 estimated change of the measured output by including the player. similarity: neither."""
@@ -30,7 +32,6 @@ class Output:
         function: the measurement; must treat each row apart and be differentiable.
         linear: whether it is linear in the logits, so that its gradient loses nothing.
         lower_is_better: whether less of it speaks for the model (a loss).
-        of_column: whether it is of one output column, the target.
 
     Example:
         >>> entropy = Output("entropy", lambda z, y: torch.distributions.Categorical(logits=z).entropy())
@@ -40,7 +41,6 @@ class Output:
     function: Callable[[Tensor, Tensor], Tensor]
     linear: bool = False
     lower_is_better: bool = False
-    of_column: bool = True
 
     def __call__(self, outputs: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
         return self.function(outputs, targets)
@@ -93,7 +93,7 @@ loss = Output("loss", _cross_entropy, lower_is_better=True)
 """The task's own per-sample training loss (`Task.loss`); cross-entropy by default."""
 
 
-mean_square = Output("mean_square", _mean_square, of_column=False)
+mean_square = Output("mean_square", _mean_square)
 """The mean of the squared outputs: of a denoiser's prediction what D-TRAK measures."""
 
 
@@ -110,7 +110,8 @@ def directions(
     """Return v, the gradient of each row's measured output with respect to its logits.
 
     Raises:
-        ValueError: the output is not one number per row, or has no gradient at these logits.
+        ValueError: the output is not one number per row, or does not depend on the logits.
+        NonFiniteError: its gradient is NaN or infinite; it names the rows.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf, targets = logits.detach().clone().requires_grad_(), targets.clone()  # autograd keeps no inference tensor
@@ -125,6 +126,6 @@ def directions(
             raise ValueError("the measured output does not depend on the logits by differentiable operations")
     bad = ~gradient.isfinite().all(1)
     if bad.any():
-        rows = bad.nonzero().flatten()[:5].tolist()
-        raise ValueError(f"the measured output has a NaN or infinite gradient at test rows {rows}")
+        rows = bad.nonzero().flatten().tolist()
+        raise NonFiniteError(f"the measured output has a NaN or infinite gradient at test rows {rows[:5]}", tuple(rows))
     return gradient

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,6 +25,8 @@ from dualview.engine.tables import Rows, Table, join_rows
 from dualview.engine.task import Task
 from dualview.errors import NonFiniteError
 from dualview.ops.layout import Layout, plain
+
+MAX_IN_MEMORY = 2 * 2**30  # bytes of one column of a data set's rows
 
 
 class Recorded(NamedTuple):
@@ -46,11 +50,18 @@ class Plan(ABC):
         layout: what the numbers of a row are.
         coverage: parameter or site → how it is recorded.
         rows_at_once: samples that `finish` should see together, where they are at hand.
+        noun: what the numbers are called.
     """
 
     layout: Layout
     coverage: Mapping[str, str]
     rows_at_once: int = 1
+    noun: ClassVar[str] = "features"
+
+    @property
+    def recorded(self) -> Layout:
+        """What `record` gives, before it is finished."""
+        return self.layout
 
     @abstractmethod
     def record(self, inputs: Inputs, targets: Tensor | None) -> Recorded:
@@ -179,6 +190,15 @@ def _check_readout(site: Site, made: Tensor, raw: Tensor) -> None:
         )
 
 
+def _room(column: Tensor, rows: int) -> Tensor:
+    """Return an empty column for so many rows: in memory, or where it is too large in a file that goes with it."""
+    shape = (rows, *column.shape[1:])
+    if rows * column[0].nbytes <= MAX_IN_MEMORY:
+        return column.new_empty(shape)
+    with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
+        return torch.from_numpy(np.memmap(file, dtype=column[:0].numpy().dtype, mode="w+", shape=shape))
+
+
 def record_rows(task: Task, plan: Plan, inputs: Inputs, targets: Tensor | None, index: Tensor) -> Rows:
     """Record one batch, but for what the plan has still to `finish`; missing targets are the network's predictions.
 
@@ -187,21 +207,27 @@ def record_rows(task: Task, plan: Plan, inputs: Inputs, targets: Tensor | None, 
     Raises:
         NonFiniteError: a value or output is NaN or infinite; it names the samples.
     """
-    with untouched(task.model):
-        values, raw, spoken_of = plan.record(inputs, targets)
+    try:
+        with untouched(task.model):
+            values, raw, spoken_of = plan.record(inputs, targets)
+    except NonFiniteError as error:  # by its place in the batch
+        raise _non_finite(f"outputs, or {plan.noun}", index[list(error.index)], index) from error
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     values, raw = (part.detach().to("cpu", dtype) for part in (values, raw))
     finite = values.isfinite().all(1) & raw.isfinite().all(1)
     if not bool(finite.all()):
-        bad = index[~finite].tolist()
-        raise NonFiniteError(
-            f"sample {bad[0]} has NaN or infinite {'features' if not values[~finite].isfinite().all() else 'outputs'}"
-            f" ({len(bad)} of the {len(index)} samples in its batch): mend or leave out these inputs",
-            tuple(bad),
-        )
+        raise _non_finite("outputs" if values[~finite].isfinite().all() else plan.noun, index[~finite], index)
     if targets is None:
         targets = spoken_of.cpu() if spoken_of is not None else task.predicted(raw)
     return Rows(values, raw, targets, index)
+
+
+def _non_finite(what: str, bad: Tensor, index: Tensor) -> NonFiniteError:
+    return NonFiniteError(
+        f"sample {bad[0]} has NaN or infinite {what} ({len(bad)} of the {len(index)} samples in its batch): "
+        "mend or leave out these inputs",
+        tuple(bad.tolist()),
+    )
 
 
 def finished(plan: Plan, blocks: Iterable[Rows]) -> Iterator[Rows]:
@@ -266,7 +292,7 @@ class Recorder:
         with untouched(self.task.model):  # reading an augmenting data set draws from global random states
             for rows in self.batches(start, stop):
                 if block is None:
-                    block = Rows(*(column.new_empty((stop - start, *column.shape[1:])) for column in rows))
+                    block = Rows(*(_room(column, stop - start) for column in rows))
                 for whole, part in zip(block, rows, strict=True):
                     whole[done : done + len(part)] = part
                 done += len(rows.index)
@@ -280,6 +306,9 @@ class Recorder:
         name, total = self.name, len(self.samples)
         first = self.rows(0, 1)
         spec = RowSpec.of(first, self.plan.layout)
-        announce(f"recording `{name}`, {spec.describe(total)}, in memory", progress)
+        where = (
+            "in memory" if total * first.values.nbytes <= MAX_IN_MEMORY else "in a temporary file: give store= to keep"
+        )
+        announce(f"recording `{name}`, {spec.describe(total)}, {where}", progress)
         with progress_bar(total, enabled=progress) as bar:
             return Table([self.rows(0, total, bar)], self.plan.layout)

@@ -82,6 +82,10 @@ class Task:
             )
         if self.problem != "classification":
             self._check_numbers(measures)
+        if isinstance(self.checkpoints, str) or not isinstance(self.checkpoints, Sequence):
+            raise TypeError(
+                f"`checkpoints` must be a list of states or models; it is a {type(self.checkpoints).__name__}"
+            )
         if self.classes is not None and not isinstance(self.classes, Mapping):
             kind = type(self.classes).__name__
             raise TypeError(f"`classes` must map each label to its output column; it is a {kind}")
@@ -112,7 +116,7 @@ class Task:
         Raises:
             ValueError: a regression has several output columns, of which none can be preferred.
         """
-        if self.problem == "regression" and not getattr(self.single_output, "of_column", True):
+        if self.problem == "regression" and self.single_output == outputs.mean_square:
             return torch.zeros(len(raw), dtype=torch.int64, device=raw.device)
         if self.problem == "regression" and raw.shape[1] > 1:
             raise ValueError(f"give targets=: which of the {raw.shape[1]} output columns is to be explained")
@@ -122,9 +126,10 @@ class Task:
         self, logits: Float[Tensor, "row cls"], targets: Tensor, *, one_logit: bool = False
     ) -> Float[Tensor, " row"]:
         """Return the training loss of each row, for logits with one column a class (see `class_logits`)."""
-        if self.loss == outputs.loss:
-            return _LOSSES[self.problem](logits, targets)
+        if self.loss == outputs.loss:  # in float64: of a sample that is fitted well, float32 leaves no gradient
+            return self.training_loss(logits.double(), targets).to(logits.dtype)
         if self.problem != "classification":
+            targets = targets.to(logits.dtype)
             if reduction_of(self.loss, logits, targets) == "none":
                 return self.loss(logits, targets).reshape(len(logits))
             return _one_by_one(self.loss, logits, targets)
@@ -139,13 +144,18 @@ class Task:
         if self.loss == outputs.loss:
             return "none"
         if self.problem != "classification":
-            return reduction_of(self.loss, logits, targets)
+            return reduction_of(self.loss, logits, targets.to(logits.dtype))
         others = torch.arange(min(logits.shape[1], MAX_CLASSES_TRIED))
         small = logits[others % len(logits)] / logits.abs().max().clamp(min=1)
         logits, targets = torch.cat([logits, small]), torch.cat([targets, others])
         loss = _without_reduction(self.loss)
         found = reduction_of(loss, *_as_trained(logits, targets, one_logit))
         return found if loss is self.loss or found != "none" else str(getattr(self.loss, "reduction", found))
+
+    @property
+    def training_loss(self) -> Measure:
+        """The training loss: where none was given, the one that goes with the problem."""
+        return _LOSSES[self.problem] if self.loss == outputs.loss else self.loss
 
     @property
     def measured(self) -> str:
@@ -166,14 +176,14 @@ class Task:
         return self.output
 
     def measure(
-        self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"], *, one_logit: bool = False
+        self, logits: Float[Tensor, "row cls"], targets: Tensor, *, one_logit: bool = False
     ) -> Float[Tensor, " row"]:
         """Return the measured output of each row, for logits with one column a class."""
         if self.single_output == outputs.loss:
             return self.losses(logits, targets, one_logit=one_logit)
         return self.single_output(logits, targets)
 
-    def directions(self, raw: Float[Tensor, "row logit"], targets: Int[Tensor, " row"]) -> Float[Tensor, "row cls"]:
+    def directions(self, raw: Float[Tensor, "row logit"], targets: Tensor) -> Float[Tensor, "row cls"]:
         """Return the gradient of each row's measured output with respect to its class logits."""
         one_logit = self.problem == "classification" and raw.shape[1] == 1
         return outputs.directions(partial(self.measure, one_logit=one_logit), self.logits(raw), targets)
@@ -184,12 +194,18 @@ class Task:
         return outputs.directions(partial(self.losses, one_logit=one_logit), self.logits(raw), targets)
 
 
+def _squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 0.5 * (outputs - targets).square().sum(1)
+
+
+def _binary_cross_entropies(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none").sum(1)
+
+
 _LOSSES: dict[str, Measure] = {
     "classification": outputs.loss,
-    "regression": lambda outputs, targets: 0.5 * (outputs - targets).square().sum(1),
-    "multi-label": lambda outputs, targets: F.binary_cross_entropy_with_logits(
-        outputs, targets.to(outputs.dtype), reduction="none"
-    ).sum(1),
+    "regression": _squared_errors,
+    "multi-label": _binary_cross_entropies,
 }
 
 

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview.data._dual_state import DualState
 from dualview.data._explainer import TRAIN_BLOCK, Explainer
 from dualview.data._method import Prepared
 from dualview.data._topk import RunningTop
-from dualview.data.dualview import DualState, DualView
+from dualview.data.dualview import DualView
 from dualview.engine.isolation import without_autocast
 from dualview.engine.source import Source
 from dualview.engine.tables import Rows
@@ -87,14 +88,21 @@ class Relation:
         """Return each unit's share of each test sample's output.
 
         In the plain feature space the shares seen from the test side and from the training side are
-        the same: both are Σ_i alpha_i f_k(x_i) f_k(x).
+        the same: both are Σ_i alpha_i f_k(x_i) f_k(x). Under a metric A they are Σ_i alpha_i (A⁻¹ f(x_i))_k f_k(x) on
+        the test side, and Σ_i alpha_i f_k(x_i) (A⁻¹ f(x))_k on the training side. Either way they add up to the same.
 
         Args:
             side: on which sample the units are counted.
         """
         _check_side(side)
-        combined = (self.test.directions.double() @ self._state.weights).to(self.test.values.dtype)
-        return combined * self.test.values
+        if side == "test":
+            combined = (self.test.directions.double() @ self._state.weights).to(self.test.values.dtype)
+            return combined * self.test.values
+        sums = self._state.sums()
+        if not self._state.metric.by_class:
+            combined = (self.test.directions.double() @ sums).to(self.test.values.dtype)
+            return combined * self._state.kernel_times(self.test.values, 0)
+        return self._over_classes(self.test.values, self.test.directions[:, None] * sums.T)
 
     @without_autocast
     def pair(self, test: int, train: int) -> Float[Tensor, " unit"]:
@@ -126,9 +134,20 @@ class Relation:
         _check_side(side)
         rows = self.explainer.table.rows(train)
         tests = self.test.rows(test)
-        weights = self.explainer.method.bias_shares(self._state, tests, rows).diagonal()[:, None]
         on_test, on_train = tests.values, rows.values.to(tests.values.dtype)
-        return (weights * on_train, on_test) if side == "test" else (weights * on_test, on_train)
+        near, far = (on_test, on_train) if side == "test" else (on_train, on_test)
+        weights = tests.directions * self._state.coefficients(rows.index)
+        return self._over_classes(far, weights[:, None].expand(-1, far.shape[1], -1)), near
+
+    def _over_classes(self, values: Tensor, weights: Float[Tensor, "pair unit cls"]) -> Float[Tensor, "pair unit"]:
+        """Return Σ_c weights_kc (A_c⁻¹ f)_k for each pair and unit k."""
+        state = self._state
+        if not state.metric.by_class:
+            return state.kernel_times(values, 0) * weights.sum(2).to(values.dtype)
+        total = torch.zeros_like(values)
+        for column in range(weights.shape[2]):
+            total += state.kernel_times(values, column) * weights[:, :, column].to(values.dtype)
+        return total
 
     @without_autocast
     def strongest(self, test: Int[Tensor, " row"], k: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -88,12 +88,18 @@ class Gradients(Representation):
         }
 
     def plan(self, task: Task, inputs: Inputs) -> Plan:
-        plans = []
-        for one in self.checkpoints:
-            of_model = dataclasses.replace(task, model=one.model)
-            plans.append(plan_gradients(of_model, inputs, of=self.measure, parameters=self.parameters))
         with untouched(task.model):
             raw = task.forward(inputs)
+        plans = []
+        for k, one in enumerate(self.checkpoints):
+            of_model = dataclasses.replace(task, model=one.model)
+            with untouched(one.model):
+                columns = of_model.forward(inputs).shape[1]
+            if columns != raw.shape[1]:
+                raise ValueError(
+                    f"`checkpoints[{k}]` has {columns} output columns, and the task's model has {raw.shape[1]}"
+                )
+            plans.append(plan_gradients(of_model, inputs, of=self.measure, parameters=self.parameters))
         num_columns = task.logits(raw).shape[1]
         classes = list(range(num_columns)) if self.each_class else [None]
         recorded = tuple(_Recorded(plan, column) for plan in plans for column in classes)
@@ -127,10 +133,15 @@ class _GradientsPlan(Plan):
     whole: Layout
     num_columns: int
     rows_at_once: int
+    noun: ClassVar[str] = "gradients"
+
+    @property
+    def recorded(self) -> Layout:
+        return self.whole
 
     def record(self, inputs: Inputs, targets: Tensor | None) -> Recorded:
         raw = None
-        if all(one.plan.task.model is not self.task.model for one in self.recorded):
+        if self.recorded[0].plan.task.model is not self.task.model:  # whose predictions the targets are
             raw = self.task.forward(inputs)
             targets = self.task.predicted(raw.cpu()) if targets is None else targets
         rows = []

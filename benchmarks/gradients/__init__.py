@@ -1,0 +1,1 @@
+"""The methods that compare gradients beside their rivals: CPU seconds."""
