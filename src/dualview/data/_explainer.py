@@ -18,10 +18,13 @@ from dualview.data._curve import Curve
 from dualview.data._guards import BelowNoise
 from dualview.data._method import DataMethod
 from dualview.data._ranking import Ranking
+from dualview.data._response import Response
+from dualview.data._test_inputs import batches_of, target_columns, without_labels
 from dualview.data._topk import RunningTop
+from dualview.data.dualview import DualView
 from dualview.engine import outputs
-from dualview.engine.batches import Inputs, as_inputs, batch_size_for, num_rows, tensors_in
-from dualview.engine.datasets import Samples, as_samples, check_inputs, input_batches, is_data_set
+from dualview.engine.batches import batch_size_for
+from dualview.engine.datasets import Samples, as_samples, check_inputs, is_data_set
 from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import columns_of
 from dualview.engine.record import Outputs, Plan, Recorder, finished, record_rows
@@ -109,6 +112,21 @@ class Explainer:
         rows = self.rows(inputs, targets)
         return self._attribution(rows, self.source_of(inputs), top)
 
+    def response(self, inputs: Any, targets: Any = None, *, top: int | None = None) -> DataAttribution:
+        """Score training samples by what including each does to the surrogate, once it is fitted anew.
+
+        Implicit differentiation through the active set of the fit (`solvers.response`): an effect on the
+        surrogate's output, where `explain` gives shares of it. Arguments as for `explain`.
+
+        Raises:
+            TypeError: the method is no member of the DualView family.
+        """
+        method = self.method
+        if not isinstance(method, DualView):
+            raise TypeError(f"a response needs a fitted DualView; this explainer holds {method!r}")
+        responding = Response(method, float(self.certificate["C"]), self.positions)
+        return dataclasses.replace(self, method=responding).explain(inputs, targets, top=top)
+
     @without_autocast
     def explain_classes(
         self, inputs: Any, classes: Sequence[int] | None = None, *, top: int = 20
@@ -161,7 +179,7 @@ class Explainer:
 
     def rows(self, inputs: Any, targets: Any = None) -> Rows:
         """Record test samples, checked against what training looked like; targets default to predictions."""
-        rows = self._recorded(inputs, self._columns(inputs, targets))
+        rows = self._recorded(inputs, targets)
         self.method.check_targets(self.state, rows.targets, self.task, given=targets is not None)
         return rows
 
@@ -263,54 +281,22 @@ class Explainer:
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
-    def _columns(self, inputs: Any, targets: Any) -> Tensor | None:
-        """Return the targets as one output column for each test sample; None where there are none."""
-        if targets is None:
-            return None
-        given = inputs if is_data_set(inputs) else self._without_labels(inputs)
-        num_test = len(as_samples(given, name="inputs")) if is_data_set(given) else num_rows(as_inputs(given))
-        if np.ndim(targets) == 0:
-            targets = [targets.item() if hasattr(targets, "item") else targets] * num_test
-        columns = columns_of(targets, self.num_classes, self.task.classes)
-        if len(columns) != num_test:
-            raise ValueError(f"`targets` hold {len(columns)} labels for {num_test} test samples")
-        return columns
+    def _given(self, inputs: Any) -> Any:
+        return inputs if is_data_set(inputs) else without_labels(inputs, self.task, self.spec, self.num_classes)
 
-    def _recorded(self, inputs: Any, targets: Tensor | None = None) -> Rows:
+    def _recorded(self, inputs: Any, targets: Any = None) -> Rows:
+        given = self._given(inputs)
+        columns = None if targets is None else target_columns(targets, given, self.task, self.num_classes)
         with untouched(self.task.model):  # here, not in the generator, which an error would leave open
             blocks = (
-                record_rows(self.task, self.plan, batch, None if targets is None else targets[index], index)
-                for batch, index in self._test_batches(inputs)
+                record_rows(self.task, self.plan, batch, None if columns is None else columns[index], index)
+                for batch, index in batches_of(given, self.task, self.spec, self.batch_size)
             )
             return join_rows(list(finished(self.plan, blocks)))
 
-    def _without_labels(self, inputs: Any) -> Any:
-        """Accept a labelled batch too: where the parts are not those of training, its labels are split off."""
-        given = as_inputs(inputs)
-        if set(tensors_in(given)) == set(self.spec):
-            return given
-        try:
-            split, labels = self.task.split(given)
-            columns_of(labels, self.num_classes, self.task.classes)
-        except (TypeError, ValueError):
-            return given
-        return as_inputs(split) if set(tensors_in(as_inputs(split))) == set(self.spec) else given
-
-    def _test_batches(self, inputs: Any) -> Iterator[tuple[Inputs, Tensor]]:
-        given = inputs if is_data_set(inputs) else self._without_labels(inputs)
-        _, batches = input_batches(given, self.task.split, self.batch_size)
-        if not is_data_set(given):
-            check_inputs(given, self.spec)  # before the first batch is run
-        start = 0
-        for part in batches:
-            check_inputs(part, self.spec)
-            stop = start + num_rows(part)
-            yield part, torch.arange(start, stop)
-            start = stop
-
     def source_of(self, inputs: Any) -> Source:
         """Return where a result for these inputs comes from."""
-        source = Source.of(self.task, inputs if is_data_set(inputs) else self._without_labels(inputs))
+        source = Source.of(self.task, self._given(inputs))
         return dataclasses.replace(source, train=self.samples, thumbnails=self.thumbnails)
 
     def _attribution(self, rows: Rows, source: Source, top: int | None) -> DataAttribution:

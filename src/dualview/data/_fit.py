@@ -173,7 +173,7 @@ def _prepared(
     with untouched(task.model):
         sides = method.representations(task, inputs)
         plan = sides.train.plan(task, inputs)
-    if steady and plan.recorded:
+    if steady and plan.recorded_layout:
         warn_if_rows_unsteady(task, plan, inputs, logits, targets, dtype)
     size = batch_size_for(inputs) if batch_size is None else batch_size  # the recorder refuses 0
     recorder = Recorder(task, samples, plan, logits.shape[1], size, spec=spec)

@@ -52,7 +52,7 @@ def gradient_sides(
     train: Measure,
     checkpoints: tuple[Checkpoint, ...],
     *,
-    parameters: tuple[str, ...] | None = None,
+    parameters: str | Sequence[str] | None = None,
     width: int | None = None,
     kind: Kind = "khatri-rao",
     seed: int = 0,
@@ -62,7 +62,9 @@ def gradient_sides(
 
     def of(measure: Measure) -> Gradients:
         training_loss = task.training_loss if measure == loss else None
-        return Gradients(measure, checkpoints, parameters, training_loss, width=width, kind=kind, seed=seed)
+        return Gradients(
+            measure, checkpoints, parameter_names(parameters), training_loss, width=width, kind=kind, seed=seed
+        )
 
     return Sides(of(train), of(task.single_output if test is None else test))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import warnings
 from collections.abc import Sequence
 from functools import reduce
@@ -77,8 +76,8 @@ def outliers(table: Table, noun: str) -> dict[str, Any]:
     times = times.amax(1)
     for sample in dominating.any(1).nonzero().flatten().tolist():
         warnings.warn(
-            f"the {noun} of training sample {sample} are {times[sample]:,.0f} times the median in size, and larger than "
-            "those of all other samples together: it can dominate every score. Is its input out of range?",
+            f"the {noun} of training sample {sample} are {times[sample]:,.0f} times the median in size, and larger "
+            "than those of all other samples together: it can dominate every score. Is its input out of range?",
             DualViewWarning,
             stacklevel=4,
         )
@@ -145,10 +144,10 @@ def warn_if_rows_unsteady(
         among = plan.record(inputs, wrong).values[:1]
         alone = plan.record(take_rows(inputs, 0, 1), wrong[:1]).values
     rounding, share = 10 * torch.finfo(dtype).eps * among.norm(), 0.25 if dtype in HALF else 0.01
-    pairs = zip(split_parts(plan.recorded, among), split_parts(plan.recorded, alone), strict=True)
+    pairs = zip(split_parts(plan.recorded_layout, among), split_parts(plan.recorded_layout, alone), strict=True)
     differ = [
         part.name
-        for part, (one, other) in zip(plan.recorded, pairs, strict=True)
+        for part, (one, other) in zip(plan.recorded_layout, pairs, strict=True)
         if not bool((one - other).norm() <= share * one.norm() + rounding)
     ]
     if differ:

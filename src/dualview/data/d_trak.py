@@ -6,6 +6,7 @@ Source: Zheng, Pang, Du, Jiang and Lin, "Intriguing Properties of Data Attributi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -53,7 +54,7 @@ class DTRAK(DataMethod):
     ridge: float = 1.0
     _: KW_ONLY
     absolute: bool = False
-    parameters: tuple[str, ...] | None = None
+    parameters: str | Sequence[str] | None = None
     kind_of_projection: Projection = "khatri-rao"
     seed: int = 0
 

@@ -144,7 +144,8 @@ class DualView(DataMethod):
 
     def __repr__(self) -> str:
         """Name C, gap and seed, and what else is not at its default; of sample weights only that there are some."""
-        words = {name: repr(getattr(self, name)) for name in ("C", *self._set(), "gap", "seed")}
+        named = [f.name for f in fields(self) if f.name in ("loss", "metric") and getattr(self, f.name) != f.default]
+        words = {name: repr(getattr(self, name)) for name in ("C", *named, *self._set(), "gap", "seed")}
         if self.sample_weight is not None:
             words["sample_weight"] = "..."
         return f"DualView({', '.join(f'{name}={word}' for name, word in words.items())})"
@@ -169,7 +170,7 @@ class DualView(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[DualState, dict[str, Any]]:
-        setting = self._setting(task, train, positions)
+        setting = self.setting(task, train, positions)
         curve = self._chosen(setting, task, train, positions, held_out) if self.C == "auto" else None
         solution = setting.solve(float(self.C) if curve is None else curve.C[curve.chosen], self.gap)
         taking_part = setting.weights > 0
@@ -191,7 +192,7 @@ class DualView(DataMethod):
             certificate |= {"reachable_support": list(curve.reachable_support), "curve": curve.describe()}
         return state, certificate
 
-    def _setting(self, task: Task, train: Table, positions: Int[Tensor, " train"]) -> Setting:
+    def setting(self, task: Task, train: Table, positions: Int[Tensor, " train"]) -> Setting:
         """Gather what is fitted: rows, what they are fitted to, their weights, and the metric.
 
         Raises:

@@ -6,6 +6,7 @@ Source: Hanawa, Yokoi, Hara and Inui, "Evaluation of Similarity-based Explanatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +48,7 @@ class GradCos(DataMethod):
         >>> method = GradCos()
     """
 
-    parameters: tuple[str, ...] | None = None
+    parameters: str | Sequence[str] | None = None
     projection: int | None = None
     _: KW_ONLY
     kind_of_projection: Projection = "khatri-rao"

@@ -6,6 +6,7 @@ NeurIPS 2019; as a baseline: Hanawa et al., ICLR 2021 (arXiv 2006.04528). Indepe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -45,7 +46,7 @@ class GradDot(DataMethod):
         >>> method = GradDot()
     """
 
-    parameters: tuple[str, ...] | None = None
+    parameters: str | Sequence[str] | None = None
     projection: int | None = None
     _: KW_ONLY
     kind_of_projection: Projection = "khatri-rao"

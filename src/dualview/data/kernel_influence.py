@@ -8,6 +8,7 @@ and the inverse by the Woodbury identity.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
@@ -32,6 +33,7 @@ from dualview.ops.layout import Layout
 
 MAX_KERNEL = 20_000  # samples of which a matrix of all pairs is made: 1.6 GB in float32
 MAX_STEPS = 500
+SELF_ROWS = 512  # samples that are paired with all others at a time, for their product with themselves
 
 
 class KernelState(NamedTuple):
@@ -79,7 +81,7 @@ class KernelInfluence(DataMethod):
 
     damping: float = 1.0
     _: KW_ONLY
-    parameters: tuple[str, ...] | None = None
+    parameters: str | Sequence[str] | None = None
     solver: str = "auto"
     tolerance: float = 1e-5
 
@@ -153,8 +155,10 @@ class KernelInfluence(DataMethod):
         place = torch.searchsorted(state.positions, train.index)
         total = train.values.new_zeros(len(place))
         for k, one in enumerate(members(table.layout, train.values)):
-            own = self._products(state, k, one.gradients, table).gather(1, place[:, None]).squeeze(1)
-            total += own * state.slopes[k, place].square()
+            for some in torch.arange(len(place)).split(SELF_ROWS):
+                among = self._products(state, k, one.gradients[some], table)
+                own = among.gather(1, place[some, None]).squeeze(1)
+                total[some] += own * state.slopes[k, place[some]].square()
         return total / len(state.damping)
 
     def _products(

@@ -67,7 +67,7 @@ class TracIn(DataMethod):
 
     learning_rates: tuple[float, ...] | None = None
     _: KW_ONLY
-    parameters: tuple[str, ...] | None = None
+    parameters: str | Sequence[str] | None = None
     projection: int | None = None
     kind_of_projection: Projection = "khatri-rao"
     seed: int = 0

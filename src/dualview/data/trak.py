@@ -6,6 +6,7 @@ Source: Park, Georgiev, Ilyas, Leclerc and Madry, "TRAK: Attributing Model Behav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -58,7 +59,7 @@ class TRAK(DataMethod):
     _: KW_ONLY
     weighted: bool = False
     absolute: bool = False
-    parameters: tuple[str, ...] | None = None
+    parameters: str | Sequence[str] | None = None
     kind_of_projection: Projection = "khatri-rao"
     seed: int = 0
 

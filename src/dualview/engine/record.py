@@ -59,7 +59,7 @@ class Plan(ABC):
     noun: ClassVar[str] = "features"
 
     @property
-    def recorded(self) -> Layout:
+    def recorded_layout(self) -> Layout:
         """What `record` gives, before it is finished."""
         return self.layout
 

@@ -33,7 +33,7 @@ class Member(NamedTuple):
     Attributes:
         layout: of its gradients.
         gradients: "row unit".
-        outputs: "row logit", the raw outputs of that checkpoint.
+        outputs: "row logit", the raw outputs of that checkpoint; nothing where the member speaks of a class.
     """
 
     layout: Layout
@@ -103,7 +103,7 @@ class Gradients(Representation):
         num_columns = task.logits(raw).shape[1]
         classes = list(range(num_columns)) if self.each_class else [None]
         recorded = tuple(_Recorded(plan, column) for plan in plans for column in classes)
-        behind = plain(OUTPUTS, raw.shape[1])
+        behind = plain(OUTPUTS, 0 if self.each_class else raw.shape[1])
         layout = tuple(part for one in recorded for part in (*self.projected(one.plan.layout), behind))
         whole = tuple(part for one in recorded for part in (*one.plan.layout, behind))
         names = [""] if len(plans) == 1 else [f"checkpoints[{k}]: " for k in range(len(plans))]
@@ -136,7 +136,7 @@ class _GradientsPlan(Plan):
     noun: ClassVar[str] = "gradients"
 
     @property
-    def recorded(self) -> Layout:
+    def recorded_layout(self) -> Layout:
         return self.whole
 
     def record(self, inputs: Inputs, targets: Tensor | None) -> Recorded:
@@ -151,7 +151,7 @@ class _GradientsPlan(Plan):
                 directions = torch.zeros(num_rows(inputs), self.num_columns)
                 directions[:, column] = 1
             values, outputs, targets = plan.record(inputs, targets, directions=directions)
-            rows += [values, outputs]
+            rows += [values] if self.representation.each_class else [values, outputs]
             raw = outputs if plan.task.model is self.task.model else raw
         assert raw is not None
         return Recorded(torch.cat(rows, dim=1), raw, targets)

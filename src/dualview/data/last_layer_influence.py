@@ -1,0 +1,80 @@
+"""LastLayerInfluence: influence functions of the readout alone, with its exact Gauss-Newton matrix.
+
+Source: Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017 (arXiv 1703.04730).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dualview.data._method import DataMethod, HeldOut, Prepared
+from dualview.data.forward_influence import ForwardInfluence, ForwardState
+from dualview.engine.batches import Inputs
+from dualview.engine.outputs import Kind
+from dualview.engine.record import Sides
+from dualview.engine.tables import Rows, Table
+from dualview.engine.task import Task
+
+MOST_WEIGHTS = 4096  # of the readout, of which one matrix is made; beyond that one for each class
+
+
+@dataclass(frozen=True)
+class LastLayerInfluence(DataMethod):
+    """Estimate the effect of including each training sample on the readout's weights, all else held fixed.
+
+        score(x, i) = (v ⊗ [f(x), 1])ᵀ (H + λI)⁻¹ ((e_{y_i} − p_i) ⊗ [f_i, 1])/n,
+
+    H = (1/n) Σ_j (diag(p_j) − p_j p_jᵀ) ⊗ [f_j, 1][f_j, 1]ᵀ, v the gradient of the measured output with respect to the
+    logits, in units of the measured output. It is `ForwardInfluence` with the readout's input as it is, at
+    temperature 1. Self-influence is what including a sample takes from its own loss.
+
+    Args:
+        damping: λ, as a multiple of H's mean diagonal.
+        curvature: "full" is H; "blocks" its blocks by class; "auto" takes H of up to 4,096 weights, else blocks.
+
+    Example:
+        >>> method = LastLayerInfluence(damping=0.01)
+    """
+
+    damping: float = 0.1
+    curvature: str = "auto"
+
+    kind: ClassVar[Kind] = "effect"
+    reads_readout: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.curvature not in ("auto", "full", "blocks"):
+            raise ValueError(f"`curvature` is {self.curvature!r}; choose from 'auto', 'full' and 'blocks'")
+        _ = self._influence()  # refuses a damping that is no positive number
+
+    def _influence(self, units_per_sample: float = 1.0, curvature: str = "full") -> ForwardInfluence:
+        return ForwardInfluence(1, self.damping / units_per_sample, 1.0, curvature, scaled=False, constant=1.0)
+
+    def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
+        return self._influence().representations(task, probe)
+
+    def fit(
+        self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
+    ) -> tuple[ForwardState, dict[str, Any]]:
+        units, columns = train.width + 1, max(2, train.num_classes)
+        form = self.curvature if self.curvature != "auto" else "full" if units * columns <= MOST_WEIGHTS else "blocks"
+        return self._influence(units / len(positions), form).fit(task, train, positions, held_out)
+
+    def state_from(self, tensors: dict[str, Tensor]) -> ForwardState:
+        return self._influence().state_from(tensors)
+
+    def scored(self, state: ForwardState) -> Int[Tensor, " train"]:
+        return state.positions
+
+    def prepare(self, state: ForwardState, task: Task, test: Rows, train: Table) -> Prepared:
+        return self._influence().prepare(state, task, test, train)
+
+    def score(self, state: ForwardState, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
+        return self._influence().score(state, test, train)
+
+    def self_scores(self, state: ForwardState, train: Rows, table: Table) -> Float[Tensor, " train"]:
+        return self._influence().self_scores(state, train, table)
