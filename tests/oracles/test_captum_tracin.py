@@ -8,6 +8,8 @@ from captum.influence import TracInCP, TracInCPFast
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+import dualview as dv
+
 RATES = (0.5, 0.2, 0.1)
 ROUNDING = 1e-12
 """Of the largest score, in float64; sums over parameters in another order differ by no more."""
@@ -77,15 +79,24 @@ def assert_agree(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= ROUNDING * expected.abs().max()
 
 
+def ours(model, train, test, states, method=None) -> Tensor:
+    """Return dv.TracIn's scores for the test loss with Captum's sign: that of the loss's decrease."""
+    task = dv.Task(model, output=dv.loss, checkpoints=list(zip(states, RATES, strict=True)))
+    explainer = dv.fit(method or dv.TracIn(), task, train.tensors, progress=False)
+    return -explainer.explain(*test.tensors).dense()
+
+
 def test_tracin_is_captums():
     case = made()
     assert_agree(captum_scores(*case), by_autograd(*case))
+    assert_agree(ours(*case), captum_scores(*case))
 
 
 def test_tracin_of_the_last_layer_is_captums_layer_choice():
     case = made()
     expected = by_autograd(*case, parameters=lambda model: model[-1].parameters())
     assert_agree(captum_scores(*case, layers=["6"]), expected)
+    assert_agree(ours(*case, dv.TracIn(parameters="6")), expected)
 
 
 def test_captums_fast_form_leaves_the_bias_out():

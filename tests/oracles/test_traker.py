@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from trak import TRAKer
 from trak.projectors import NoOpProjector
 
+import dualview as dv
+
 Samples = tuple[Tensor, Tensor]
 NUM_MODELS = 2
 ROUNDING = 5e-5
@@ -105,6 +107,11 @@ def test_of_one_checkpoint_trak_is_trakers_up_to_a_positive_factor(tmp_path: Pat
     factor = (found * expected).sum() / expected.square().sum()
     assert factor > 0
     assert (found - factor * expected).abs().max() <= ROUNDING * found.abs().max()
+    size = sum(parameter.numel() for parameter in model.parameters())
+    model.load_state_dict(states[0])
+    method = dv.TRAK(projection=None, ridge=ridge * size, absolute=True)
+    own = dv.fit(method, dv.Task(model, output=dv.margin), train, progress=False).explain(*test).dense().double()
+    assert (own - expected).abs().max() <= ROUNDING * expected.abs().max()
 
 
 def test_of_several_checkpoints_traker_weighs_each_by_an_accident_of_scale(tmp_path: Path):
