@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help banks demo test check oracles bench bench-short bench-solver wheel clean
+.PHONY: help banks demo test check oracles bench bench-influence bench-short bench-solver wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -43,7 +43,7 @@ bench-short: $(ENV)/.tools ## repeat a short judgement of methods, and compare i
 banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge by them: 15 minutes on two cores
 	mkdir -p runs
 	$(ENV)/bin/dualview evaluate --metrics lds --store runs/evaluation --markdown runs/banks.md \
-	    --tasks mnist-mlp --tasks confirmation --tasks digits-cnn --tasks fashion-residual
+	    --methods random --methods same-class --methods DualView --tasks mnist-mlp --tasks confirmation --tasks digits-cnn --tasks fashion-residual
 
 bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
 	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver

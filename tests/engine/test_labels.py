@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualview.engine.labels import columns_of
+from dualview.engine.labels import columns_of, targets_of
 
 EXPECTED = torch.tensor([2, 0, 1])
 
@@ -110,3 +110,62 @@ def test_numbers_that_are_no_labels_are_refused():
         columns_of(torch.tensor([1j]), 3)
     with pytest.raises(ValueError, match=r"label -100 \(sample 0\) is no output column"):  # torch's ignore_index
         columns_of(torch.tensor([-100]), 3)
+
+
+# ── numbers to be met, and several labels a sample ───────────────────────────────────────────────
+
+NUMBERS = torch.tensor([[3.5], [-1.0], [0.25]])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        NUMBERS,
+        NUMBERS.squeeze(1),
+        NUMBERS.double(),
+        NUMBERS.bfloat16(),
+        NUMBERS.clone().requires_grad_(),
+        NUMBERS.numpy(),
+        NUMBERS.flip(0).numpy()[::-1],
+        pd.Series([3.5, -1.0, 0.25], index=[7, 8, 9]),
+        [3.5, -1.0, 0.25],
+        [torch.tensor(3.5), torch.tensor(-1), torch.tensor(0.25)],
+        ([3.5], [-1], [0.25]),
+    ],
+    ids=["column", "flat", "double", "half", "tracked", "array", "mirrored", "series", "list", "scalars", "tuple"],
+)
+def test_numbers_in_any_form_are_one_row_a_sample(labels):
+    found = targets_of(labels, "regression", 1)
+    assert torch.equal(found.float(), NUMBERS) and found.dtype in (torch.float32, torch.float64)
+    assert not found.requires_grad
+
+
+def test_truth_values_of_several_classes():
+    expected = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    for labels in (expected, expected.bool(), expected.long(), expected.numpy(), expected.tolist()):
+        assert torch.equal(targets_of(labels, "multi-label", 3).float(), expected)
+
+
+def test_classes_stay_what_they_were():
+    assert torch.equal(targets_of(["cat", "dog"], "classification", 2, {"dog": 0, "cat": 1}), torch.tensor([1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem", "columns", "message"),
+    [
+        ([1.0, 2.0], "regression", 3, r"shape \(2,\); a regression task of 3 output columns needs \(row, 3\)"),
+        (torch.zeros(2, 3), "multi-label", 4, r"shape \(2, 3\); a multi-label task of 4 output columns"),
+        (torch.zeros(2, 1, 1), "regression", 1, r"shape \(2, 1, 1\)"),
+        ([0.5, float("inf")], "regression", 1, "the targets of sample 11 are not finite numbers"),
+        ([[0, 1], [0, 2]], "multi-label", 2, "the targets of sample 11 are not 0 or 1 for each class"),
+        ([[0, float("nan")]], "multi-label", 2, "the targets of sample 10 are not 0 or 1"),
+        (["a", "b"], "regression", 1, "`targets` such as 'a' are no rows of numbers"),
+        ([None, 1.0], "regression", 1, "`targets` such as None are no rows of numbers"),
+        ([[1.0, 2.0], [3.0]], "regression", 2, r"`targets` such as \[1.0, 2.0\] are no rows of numbers"),
+        (torch.tensor([1j]), "regression", 1, "`targets` are complex numbers; expected real ones"),
+    ],
+    ids=["flat", "columns", "axes", "infinite", "count", "nan", "words", "none", "ragged", "complex"],
+)
+def test_labels_that_are_no_such_numbers_are_refused(labels, problem, columns, message):
+    with pytest.raises(ValueError, match=message):
+        targets_of(labels, problem, columns, start=10)

@@ -261,3 +261,87 @@ def test_forward_runs_every_kind_of_inputs():
     assert torch.equal(task.forward(x), x)
     assert torch.equal(task.forward((x, x)), 2 * x)
     assert torch.equal(task.forward({"x": x, "y": x, "scale": 0.5}), x)
+
+
+# ── numbers to be met, and several labels a sample ───────────────────────────────────────────────
+
+
+def columns_batch(problem: str) -> tuple[Tensor, Tensor]:
+    raw, _ = batch()
+    labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    return raw, labels if problem == "regression" else (labels > 0).long()
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi-label"])
+def test_default_losses_of_other_problems_and_their_gradients(problem):
+    """½ Σ (z − y)² has the gradient z − y; the sum of binary cross-entropies has σ(z) − y."""
+    raw, labels = columns_batch(problem)
+    task = Task(NET, problem=problem)
+    if problem == "regression":
+        expected, slopes = 0.5 * (raw - labels).square().sum(1), raw - labels
+    else:
+        expected, slopes = -((2 * labels - 1) * raw).sigmoid().log().sum(1), raw.sigmoid() - labels
+    torch.testing.assert_close(task.losses(raw, labels), expected, **CLOSE)
+    torch.testing.assert_close(task.loss_directions(raw, labels), slopes, **CLOSE)
+    assert task.loss_reduction(raw, labels) == "none"
+    assert task.logits(raw) is raw and task.logits(raw[:, :1]).shape == (6, 1)  # no second column is added
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_of_ones_own_see_labels_in_the_precision_of_the_outputs(dtype):
+    """As in training: torch's own losses refuse a mixture."""
+    raw, labels = columns_batch("regression")
+    for loss, expected in (
+        (nn.MSELoss(), (raw - labels).square().mean(1)),
+        (nn.MSELoss(reduction="sum"), (raw - labels).square().sum(1)),
+        (lambda z, y: (z - y).abs().sum(1), (raw - labels).abs().sum(1)),
+        (nn.HuberLoss(delta=1e9), 0.5 * (raw - labels).square().mean(1)),
+    ):
+        task = Task(NET, problem="regression", loss=loss)
+        torch.testing.assert_close(task.losses(raw, labels.to(dtype)), expected, **CLOSE)
+    assert Task(NET, problem="regression", loss=nn.HuberLoss()).loss_reduction(raw, labels.to(dtype)) == "mean"
+
+
+def test_the_default_loss_of_a_sample_that_is_fitted_well_keeps_its_gradient_in_single_precision():
+    """1 − p is 2e-9 at a margin of 20, and p itself rounds to 1."""
+    logits = torch.tensor([[20.0, 0.0, -1.0]])
+    expected = logits.double().softmax(1) - torch.eye(3).double()[:1]
+    found = Task(NET).loss_directions(logits, torch.tensor([0]))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    tagged = Task(NET, problem="multi-label").loss_directions(logits, torch.tensor([[1.0, 0, 0]]))
+    torch.testing.assert_close(tagged[0, 0].double(), -torch.tensor(-20.0).double().sigmoid(), rtol=1e-6, atol=0)
+
+
+def test_the_training_loss_goes_with_the_problem():
+    losses = [Task(NET, problem=problem).training_loss for problem in ("classification", "regression", "multi-label")]
+    assert losses[0] is outputs.loss and len({*losses}) == 3
+    own = nn.MSELoss()
+    assert Task(NET, problem="regression", loss=own).training_loss is own
+
+
+def test_predictions_of_other_problems():
+    raw, _ = batch()
+    assert torch.equal(Task(NET, problem="multi-label").predicted(raw), raw.argmax(1))
+    assert Task(NET, problem="regression").predicted(raw[:, :1]).tolist() == [0] * 6
+    assert Task(NET, problem="regression", output=outputs.mean_square).predicted(raw).tolist() == [0] * 6
+    with pytest.raises(ValueError, match="give targets=: which of the 3 output columns is to be explained"):
+        Task(NET, problem="regression").predicted(raw)
+
+
+def test_outputs_and_mappings_that_a_problem_does_not_have_are_refused():
+    for problem in ("regression", "multi-label"):
+        for output in (outputs.margin, outputs.log_probability, outputs.loss):
+            message = f"output='{output.name}' measures a class .*; a {problem} task measures an output column"
+            with pytest.raises(ValueError, match=message):
+                Task(NET, problem=problem, output=output)
+        with pytest.raises(ValueError, match=f"`classes` map labels of a classification; .* is '{problem}'"):
+            Task(NET, problem=problem, classes={"a": 0})
+    with pytest.raises(ValueError, match="`problem` is 'ranking'; choose from 'classification', 'regression' and"):
+        Task.__post_init__(_unchecked(model=NET, problem="ranking"))
+
+
+def test_checkpoints_that_are_no_list_are_refused():
+    for checkpoints, kind in (("a.safetensors", "str"), (NET.state_dict(), "OrderedDict"), (NET, "Linear")):
+        with pytest.raises(TypeError, match=f"`checkpoints` must be a list of states or models; it is a {kind}"):
+            Task.__post_init__(_unchecked(model=NET, checkpoints=checkpoints))

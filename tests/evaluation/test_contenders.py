@@ -6,34 +6,33 @@ import torch
 import dualview as dv
 from dualview.evaluation.contenders import (
     BASELINES,
+    NAMES,
     Best,
     Chosen,
     Method,
-    RandomScores,
-    SameClass,
     contender,
     contenders,
 )
 
-TASK = dv.Task(torch.nn.Linear(2, 3))
-
-
 def test_words_become_methods_with_their_settings():
     assert contender("DualView(C=1e-3, fit_to='predictions')") == Method(dv.DualView(C=1e-3, fit_to="predictions"))
     assert contender("DualView") == contender(dv.DualView()) == Method(dv.DualView())
-    assert contender("random") == RandomScores() and contender("same-class") is BASELINES["same-class"]
-    assert contender(SameClass()) == SameClass()
+    forward = contender("ForwardInfluence(sites=('0', '2'), temperature=2.0)")
+    assert forward == Method(dv.ForwardInfluence(("0", "2"), temperature=2.0))
+    assert contender("DualView(C=1e-2, metric='whitened')").name == "DualView(C=0.01, metric='whitened')"
+    assert contender("random") == Method(dv.Random(), "random")
+    assert contender(BASELINES["loss"]) is contender("loss") is BASELINES["loss"]
     assert [one.name for one in contenders(["random", "DualView(gap=1e-3)"])] == ["random", "DualView(gap=0.001)"]
     assert contender("DualView").name == "DualView"
     best = contender("best(DualView(C=0.1), random)")
-    assert contender("best(same-class, random)").candidates == (SameClass(), RandomScores())
-    assert best == Best((Method(dv.DualView(C=0.1)), RandomScores()))
+    assert contender("best(same-class, random)").candidates == (BASELINES["same-class"], BASELINES["random"])
+    assert best == Best((Method(dv.DualView(C=0.1)), BASELINES["random"]))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("Dualview", "names no method; known: random, same-class, DualView, best"),
+        ("Dualview", "names no method; known: random, same-class, loss, confidence, DTRAK, TRAK, DualView"),
         ("DualView(0.1)", "is no method with plain settings"),
         ("DualView(C=open('x'))", "is no method with plain settings"),
         ("DualView(depth=3)", "unexpected keyword argument 'depth'"),
@@ -48,18 +47,38 @@ def test_other_words_are_refused(given, message):
     assert message in str(caught.value)
 
 
-def test_baselines():
-    labels = torch.tensor([0, 1, 1, 2])
-    fitted = SameClass().fit(TASK, None, labels)
-    assert fitted.explain(None, torch.tensor([1, 2])).tolist() == [[0, 1, 1, 0], [0, 0, 0, 1]]
-    assert not fitted.suspicions() and SameClass().kind == "similarity"
-    noise = RandomScores(3).fit(TASK, None, torch.zeros(5000).long())
-    scores = noise.explain(None, torch.zeros(4).long())
-    assert torch.equal(scores, noise.explain(None, torch.zeros(4).long())) and scores.shape == (4, 5000)
-    assert abs(float(scores.mean())) < 4 / 20_000**0.5 and abs(float(scores.std()) - 1) < 0.03
-    assert not torch.equal(
-        RandomScores(4).fit(TASK, None, torch.zeros(5000).long()).explain(None, torch.zeros(4).long()), scores
-    )
+def test_baselines_are_methods_with_names_that_tables_read(toy_problem):
+    problem = toy_problem("flipped")
+    task, train, labels = problem.task(problem.model()), problem.train.pairs, problem.train.labels
+    assert [one.name for one in BASELINES.values()] == ["random", "same class", "loss", "confidence"]
+    same = BASELINES["same-class"].fit(task, train, labels)
+    targets = problem.test.labels
+    assert torch.equal(same.explain(problem.test.inputs, targets).dense(), (targets[:, None] == labels).float())
+    with torch.no_grad():
+        logits = task.model(train[0])
+    losses = BASELINES["loss"].fit(task, train, labels).suspicions()["self_influence"]
+    torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
+    doubts = BASELINES["confidence"].fit(task, train, labels).suspicions()["self_influence"]
+    others = logits.softmax(1).scatter(1, labels[:, None], 0).amax(1)
+    torch.testing.assert_close(doubts, others - logits.softmax(1).gather(1, labels[:, None]).squeeze(1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_can_be_judged_by_its_name(name, toy_problem):
+    problem = toy_problem("flipped")
+    task, train, labels = problem.task(problem.model()), problem.train.pairs, problem.train.labels
+    one = contender(name)
+    fitted = one.fit(task, train, labels)
+    scores = fitted.explain(problem.test.inputs, problem.test.labels)
+    assert scores.dense().shape == (60, 160) and scores.kind == one.kind
+    ranked = set() if name in ("same-class", "GradCos") else {"self_influence"}  # theirs is 1 for all
+    surrogate = {"slack"} if one.method.has_surrogate else set()
+    suspicions = fitted.suspicions()
+    assert set(suspicions) == ranked | surrogate
+    assert all(len(values.unique()) > 1 for values in suspicions.values())
+    explainer = dv.fit(one.method, task, train, progress=False)
+    rows = explainer.table.rows(torch.arange(160))
+    assert fitted.num_bytes() == sum(t.numel() * t.element_size() for t in (*explainer.state, *rows))
 
 
 def test_a_method_scores_as_its_explainer_does(toy_problem):

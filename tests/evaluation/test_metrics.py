@@ -9,9 +9,11 @@ import torch
 import dualview as dv
 from dualview.evaluation import metrics
 from dualview.evaluation.cases import case_of, case_of_task
-from dualview.evaluation.contenders import Best, Contender, Fitted, Method, RandomScores, SameClass
+from dualview.evaluation.contenders import BASELINES, Best, Contender, Fitted, Method
 from dualview.evaluation.metrics import METRICS, Inapplicable, Judged, choose, chosen
 from dualview.evaluation.tasks import planted, recipes
+
+RANDOM, SAME_CLASS = BASELINES["random"], BASELINES["same-class"]
 
 
 def load():
@@ -60,15 +62,15 @@ def test_detection_by_one_who_knows(toy_problem):
 
 
 def test_class_alone_tells_the_class(toy_problem):
-    assert METRICS["class-detection"].measure(judged(toy_problem, "standard", SameClass())).mean == 1
-    noise = METRICS["class-detection"].measure(judged(toy_problem, "standard", RandomScores()))
+    assert METRICS["class-detection"].measure(judged(toy_problem, "standard", SAME_CLASS)).mean == 1
+    noise = METRICS["class-detection"].measure(judged(toy_problem, "standard", RANDOM))
     assert noise.low <= noise.chance <= noise.high
 
 
 def test_datamodelling_of_noise_of_class_and_of_the_truth(toy_problem):
-    noise = METRICS["lds"].measure(judged(toy_problem, "standard", RandomScores()))
+    noise = METRICS["lds"].measure(judged(toy_problem, "standard", RANDOM))
     assert noise.low <= 0 <= noise.high and any("fewer than 50" in note for note in noise.notes)
-    same = METRICS["lds"].measure(judged(toy_problem, "standard", SameClass()))
+    same = METRICS["lds"].measure(judged(toy_problem, "standard", SAME_CLASS))
     assert "similarities: their sums mean nothing of their own" in same.notes
     case = case_of(toy_problem("standard"), num_subsets=40, num_seeds=2)
     masks, outputs, _ = case.truth()
@@ -102,13 +104,13 @@ def test_others_of_a_real_method(name, toy_problem):
     if name in ("stability", "model-randomisation"):
         assert one.seconds["scores of others"] > 0
         # Class alone does not look at the network: nothing changes with it.
-        assert METRICS[name].measure(judged(toy_problem, "standard", SameClass())).mean == pytest.approx(1)
+        assert METRICS[name].measure(judged(toy_problem, "standard", SAME_CLASS)).mean == pytest.approx(1)
 
 
 def test_of_candidates_that_are_undefined_none_is_chosen(toy_problem):
     case = dataclasses.replace(case_of(toy_problem("standard"), num_subsets=40, num_seeds=2), reserved=True)
     constant = Knowing(lambda inputs, targets: torch.zeros(60, 160))
-    assert choose(Best((constant, SameClass())), case).contender == SameClass()
+    assert choose(Best((constant, SAME_CLASS)), case).contender == SAME_CLASS
     with pytest.raises(ValueError, match="undefined for every candidate"):
         choose(Best((constant, constant)), case)
 
@@ -123,7 +125,7 @@ def test_a_loss_turns_the_sign_of_a_tensor_and_not_of_a_result(toy_problem):
             task, problem.train.pairs, problem.test.pairs, retrain=train_toy, bank_folder=folder / output.name,
             num_subsets=40, num_seeds=1,
         )  # fmt: skip
-        for contender in (SameClass(), Method(dv.DualView(C=0.01))):
+        for contender in (SAME_CLASS, Method(dv.DualView(C=0.01))):
             found[output.name, contender.name] = METRICS["lds"].measure(Judged(case, contender)).mean
             assert METRICS["class-detection"].measure(Judged(case, contender)).mean > 0.9
     for name in ("same class", "DualView(C=0.01)"):
@@ -150,7 +152,7 @@ def test_networks_that_learnt_less_are_said(toy_problem):
         problem.task(problem.model()), problem.train.pairs, problem.test.pairs, retrain=hardly_train,
         bank_folder=problem.folder / "hardly", num_subsets=4, num_seeds=1,
     )  # fmt: skip
-    notes = METRICS["lds"].measure(Judged(case, SameClass())).notes
+    notes = METRICS["lds"].measure(Judged(case, SAME_CLASS)).notes
     assert any(note.startswith("weaker models: accuracy 0.") for note in notes)
 
 
@@ -181,7 +183,7 @@ def test_what_does_not_apply_says_why(toy_problem):
         ("coreset-selection", "nothing says how to train"),
     ):
         with pytest.raises(Inapplicable, match=reason):
-            METRICS[name].measure(Judged(own, SameClass()))
+            METRICS[name].measure(Judged(own, SAME_CLASS))
 
 
 def test_metrics_by_name():

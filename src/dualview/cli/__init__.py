@@ -290,7 +290,7 @@ def _print_neighbours(attribution: dv.DataAttribution, row: int, position: int, 
         {
             "": kind,
             "train": index,
-            "label": _class(attribution.class_names, int(attribution.train_targets[index])),
+            "label": _label_of(one, index),
             "score": score,
             **({} if attribution.names is None else {"name": attribution.names[index]}),
         }
@@ -303,8 +303,14 @@ def _print_neighbours(attribution: dv.DataAttribution, row: int, position: int, 
     print_rows(f"{title}, bias {float(one.bias[0]):.3g}", rows)
 
 
+def _label_of(one: dv.DataAttribution, train: int) -> str:
+    """Write a training sample's class, or of its numbers the one that is explained."""
+    label = one.train_targets[train]
+    return _class(one.class_names, int(label)) if label.ndim == 0 else f"{float(label[one.targets[0]]):.4g}"
+
+
 def _with_class_names(ranking: dv.Ranking, class_names: Sequence[str] | None) -> list[dict[str, Any]]:
-    classes = ("target", "predicted")
+    classes = [name for name in ("target", "predicted") if not ranking.columns.get(name, ranking.index).is_floating_point()]
     return [
         {name: _class(class_names, int(value)) if name in classes else value for name, value in row.items()}
         for row in ranking.rows()

@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 import dualview as dv
-import dualview.data
 from dualview.cli.references import load, task_at
 from dualview.cli.tables import print_rows
 from dualview.evaluation.cases import case_of, case_of_task
-from dualview.evaluation.contenders import BASELINES, contenders
+from dualview.evaluation.contenders import BASELINES, NAMES, contenders
 from dualview.evaluation.judgement import Judgement, judge
 from dualview.evaluation.metrics import chosen
 from dualview.evaluation.tasks import SOURCES, VARIANTS, Problem, Source
@@ -31,7 +30,10 @@ def evaluate(
     ] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(help="A baseline or a method with its settings, e.g. 'DualView(C=1e-3)'; repeat for more."),
+        typer.Option(
+            help=f"A baseline ({', '.join(BASELINES)}) or a method with its settings, e.g. 'DualView(C=1e-3)'; "
+            "repeat for more. Default: every one."
+        ),
     ] = None,
     metrics: Annotated[
         list[str] | None,
@@ -82,7 +84,7 @@ def evaluate(
             if any(metric.variant == variant for metric in named)
         ]
         made = [partial(case_of, problem, **bank) for problem in problems]
-    judgement = judge(contenders(methods or [*BASELINES, *dualview.data.__all__]), named, made)
+    judgement = judge(contenders(methods or NAMES), named, made)
     _print(judgement)
     for path, text in ((csv, judgement.to_csv), (markdown, judgement.to_markdown)):
         if path is not None:

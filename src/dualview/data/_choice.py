@@ -16,9 +16,9 @@ from torch import Tensor
 from dualview.data._curve import Curve
 from dualview.data._faithful import MAX_HELD_OUT, TOLERANCE, HeldRows, agreements, has_fallen, shortfalls, sparsest
 from dualview.data._setting import Setting
-from dualview.engine.labels import Problem
 from dualview.errors import DualViewWarning, GapWarning
 from dualview.solvers import DualSolution, path
+from dualview.solvers.losses import named
 
 GAP = 1e-4
 FIRST = 1.0  # C·Σ‖phi_i‖² from which on rows may stop counting; below, all surrogates are alike
@@ -43,7 +43,8 @@ class Step(NamedTuple):
         support_share: share of the rows that take part.
         seconds: wall time.
         num_bound: rows at their bound.
-        last: whether a larger C would be in vain: no row is at its bound, or the solver did not reach the gap.
+        last: whether a larger C would be in vain: a loss with a kink has no row at its bound, or the solver did not
+            reach the gap.
         agreement: "row" 1 where surrogate and network predict the same class, else 0; empty without held-out rows.
         smoothed: the same, smoothed; see `agreements`.
     """
@@ -223,7 +224,7 @@ def _solve(setting: Setting, values: Callable[[list[Step]], Iterator[float]], he
         for solution in _solutions(setting, values(steps)):
             if solution.status == "interrupted":
                 raise KeyboardInterrupt
-            steps.append(_step(solution, taking_part, held_out, setting.problem))
+            steps.append(_step(solution, taking_part, held_out, setting))
     if solution.status != "converged":
         warnings.warn(
             f"the choice of C ends at {solution.C:.3g}, where the solver came no nearer than a relative gap of "
@@ -250,15 +251,16 @@ def _solutions(setting: Setting, values: Iterator[float]) -> Iterator[DualSoluti
     )
 
 
-def _step(solution: DualSolution, num_rows: int, held_out: HeldRows | None, problem: Problem) -> Step:
+def _step(solution: DualSolution, num_rows: int, held_out: HeldRows | None, setting: Setting) -> Step:
     support = len(solution.coefficients.indices()[0].unique_consecutive())
     agreement = smoothed = torch.zeros(0, dtype=torch.float64)
     if held_out is not None:
         logits = [rows.double() @ solution.weights[:, :-1].T for rows in held_out.values.split(BLOCK)]
         agreement, smoothed = agreements(
-            torch.cat(logits) + solution.weights[:, -1], held_out.network.double(), problem
+            torch.cat(logits) + solution.weights[:, -1], held_out.network.double(), setting.problem
         )
-    last = solution.bound == 0 or solution.status != "converged"
+    satisfied = solution.bound == 0 and named(setting.loss).kinked  # smooth losses can always be fitted harder
+    last = satisfied or solution.status != "converged"
     return Step(solution.C, support / num_rows, solution.seconds, solution.bound, last, agreement, smoothed)
 
 
@@ -268,13 +270,13 @@ def _curve(steps: Sequence[Step], chosen: int, by: str, asked_support: float | N
     agreement, smoothed = (torch.stack([getattr(step, name) for step in steps]) for name in ("agreement", "smoothed"))
     if agreement.shape[1] == 0:
         return curve
-    fidelity = agreement.mean(1)
+    spread = agreement.std(1, correction=0) / math.sqrt(agreement.shape[1])
     behind, errors = shortfalls(smoothed)
     return dataclasses.replace(
         curve,
         num_held_out=agreement.shape[1],
-        fidelity=tuple(fidelity.tolist()),
-        fidelity_error=tuple((fidelity * (1 - fidelity) / agreement.shape[1]).sqrt().tolist()),
+        fidelity=tuple(agreement.mean(1).tolist()),
+        fidelity_error=tuple(spread.tolist()),
         shortfall=tuple(behind.tolist()),
         shortfall_error=tuple(errors.tolist()),
     )

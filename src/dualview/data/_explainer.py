@@ -143,7 +143,7 @@ class Explainer:
         Returns:
             output column → its attribution of the logit, in the order of `classes`.
         """
-        rows = self._recorded(inputs)
+        rows = self._recorded(inputs, self._whichever)
         known = self.method.known_classes(self.state, self.table, self.positions)
         columns = known if classes is None else classes
         source = self.source_of(inputs)
@@ -175,7 +175,7 @@ class Explainer:
     @without_autocast
     def surrogate_logits(self, inputs: Any) -> Float[Tensor, "test cls"]:
         """Return the surrogate's logits for these inputs, bias included."""
-        return self.method.logits(self.state, self._recorded(inputs).values)
+        return self.method.logits(self.state, self._recorded(inputs, self._whichever).values)
 
     def rows(self, inputs: Any, targets: Any = None) -> Rows:
         """Record test samples, checked against what training looked like; targets default to predictions."""
@@ -249,8 +249,14 @@ class Explainer:
             Columns: loss, target, predicted, confidence (the predicted class's softmax probability).
 
         Raises:
-            ValueError: no data was given, and a store does not keep the rows of the held-out data set.
+            ValueError: the task is no classification, or no data was given and a store does not keep the rows of the
+                held-out data set.
         """
+        if self.task.problem != "classification":
+            raise ValueError(
+                f"a {self.task.problem} task has no wrong classes to rank: name samples yourself, or use "
+                "suspects(by='loss')"
+            )
         table = self.record(data)
         columns = self._predictions(table)
         wrong = columns["target"] != columns["predicted"]
@@ -280,6 +286,11 @@ class Explainer:
         return max(2 if self.task.problem == "classification" else 1, self.table.num_classes)
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _whichever(self) -> int | None:
+        """A target where all columns are meant: a regression with several has none that it predicts."""
+        return 0 if self.task.problem == "regression" else None
 
     def _given(self, inputs: Any) -> Any:
         return inputs if is_data_set(inputs) else without_labels(inputs, self.task, self.spec, self.num_classes)

@@ -51,9 +51,18 @@ def agreements(
     mean square of all m: decisions close to the boundary count in part, so that settings can be compared on
     fewer samples. Several labels of a sample count alike, each with the margin of its sign. For a regression both
     measures are 1 − (surrogate − network)² / (variance of the network).
+
+    Raises:
+        ValueError: the network of a regression does not vary.
     """
     if problem == "regression":
-        errors = (logits - network).square().mean(1) / network.var(0).mean().clamp(min=torch.finfo(network.dtype).tiny)
+        variance = network.var(0, correction=0).mean()
+        if variance == 0:
+            raise ValueError(
+                'C="auto" compares with how the network\'s outputs vary on the held-out samples, and they are all alike: '
+                "give a number for C"
+            )
+        errors = (logits - network).square().mean(1) / variance
         return 1 - errors, 1 - errors
     if problem == "multi-label":
         margins = logits * network.sign()

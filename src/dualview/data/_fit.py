@@ -23,8 +23,8 @@ from dualview.engine.readout import with_readout
 from dualview.engine.record import Recorder, Sides
 from dualview.engine.store import Store
 from dualview.engine.tables import Table
-from dualview.engine.task import Task, as_task, class_logits
-from dualview.ops.agreement import logit_agreement
+from dualview.engine.task import Task, as_task
+from dualview.ops.agreement import label_agreement, logit_agreement, number_agreement
 
 log = logging.getLogger("dualview")
 
@@ -102,9 +102,9 @@ def fit(
         certificate["outliers"] = outliers(table, recorder.plan.noun)
     if precision is not None:
         certificate["half_precision"] = precision
-    fidelity = {"train": _fidelity(method, state, table, positions)} if method.has_surrogate else {}
+    fidelity = {"train": _fidelity(method, task, state, table, positions)} if method.has_surrogate else {}
     if rest is not None and method.has_surrogate:
-        fidelity["held_out"] = _fidelity(method, state, rest.table, rest.positions)
+        fidelity["held_out"] = _fidelity(method, task, state, rest.table, rest.positions)
     with untouched(task.model):
         plan = recorder.plan if sides.test == sides.train else sides.test.plan(task, probe.inputs)
     explainer = Explainer(
@@ -213,10 +213,11 @@ def _held_out(
     return everything, HeldOut(rest.table(progress=progress))
 
 
-def _fidelity(method: DataMethod, state: Any, table: Table, positions: Tensor | None) -> dict[str, float]:
+def _fidelity(method: DataMethod, task: Task, state: Any, table: Table, positions: Tensor | None) -> dict[str, float]:
     """Compare surrogate and network on these rows."""
     pairs = [
-        (method.logits(state, rows.values), class_logits(rows.outputs)) for rows in table.blocks(TRAIN_BLOCK, positions)
+        (method.logits(state, rows.values), task.logits(rows.outputs)) for rows in table.blocks(TRAIN_BLOCK, positions)
     ]
     surrogate, network = (torch.cat(part) for part in zip(*pairs, strict=True))
-    return logit_agreement(surrogate, network)
+    compare = {"classification": logit_agreement, "regression": number_agreement, "multi-label": label_agreement}
+    return compare[task.problem](surrogate, network)

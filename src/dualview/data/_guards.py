@@ -62,7 +62,7 @@ def outliers(table: Table, noun: str) -> dict[str, Any]:
         "count", and of the 20 largest "index" and "times_median".
 
     Warns:
-        DualViewWarning: a norm is 1,000 times the median and larger than all others together.
+        DualViewWarning: an outlier is 1,000 times the median and larger than all others together.
     """
     norms = torch.cat(
         [
@@ -72,7 +72,7 @@ def outliers(table: Table, noun: str) -> dict[str, Any]:
         ]
     ).double()
     times, outlying = (torch.stack(part, dim=1) for part in zip(*map(_judged, norms.T), strict=True))
-    dominating = (times > DOMINATING_TIMES) & (norms > norms.sum(0) / 2)
+    dominating = outlying & (times > DOMINATING_TIMES) & (norms > norms.sum(0) / 2)
     times = times.amax(1)
     for sample in dominating.any(1).nonzero().flatten().tolist():
         warnings.warn(
@@ -153,8 +153,8 @@ def warn_if_rows_unsteady(
     if differ:
         warnings.warn(
             f"{type(task.model).__name__} gives a sample other {plan.noun} alone than among others, at {differ[0]!r}"
-            f"{f' and {len(differ) - 1} more' * (len(differ) > 1)}: they depend on the rest of the batch. Scores then "
-            "change with `batch_size`",
+            f"{f' and {len(differ) - 1} more' * (len(differ) > 1)}: they are random, or depend on the rest of the "
+            "batch. Scores then hold for one run of it only",
             DualViewWarning,
             stacklevel=5,
         )
@@ -172,6 +172,9 @@ def half_precision(method: DataMethod, recorder: Recorder) -> dict[str, Any] | N
 
     Raises:
         ValueError: a correlation is below 0.9.
+
+    Warns:
+        DualViewWarning: the copy cannot be run; "rank_correlation" is None.
     """
     task, total = recorder.task, len(recorder.samples)
     dtype = next((p.dtype for p in task.model.parameters() if p.dtype in HALF), None)
@@ -181,21 +184,31 @@ def half_precision(method: DataMethod, recorder: Recorder) -> dict[str, Any] | N
     with untouched(task.model):
         inputs, labels = task.split(recorder.samples.batch(index.tolist()))
     targets = targets_of(labels, task.problem, recorder.num_classes, task.classes)
-    wide = _as_float32(task)
-    wide_inputs = map_tensors(lambda tensor: tensor.float() if tensor.dtype in HALF else tensor, inputs)
-    with untouched(wide.model):
-        plan = method.representations(wide, wide_inputs).train.plan(wide, wide_inputs)
     found = _products(task, recorder.plan, inputs, targets, index)
-    expected = _products(wide, plan, wide_inputs, targets, index)
+    wide = _as_float32(task)
+    inputs = map_tensors(lambda tensor: tensor.float() if tensor.dtype in HALF else tensor, inputs)
+    name = str(dtype).removeprefix("torch.")
+    try:
+        with untouched(wide.model):
+            plan = method.representations(wide, inputs).train.plan(wide, inputs)
+        expected = _products(wide, plan, inputs, targets, index)
+    except RuntimeError as error:  # the model casts to half precision itself, or there is no room for a copy
+        warnings.warn(
+            f"what {name} does to the ranks of scores is not known: a float32 copy of {type(task.model).__name__} "
+            f"cannot be run ({error})",
+            DualViewWarning,
+            stacklevel=4,
+        )
+        return {"dtype": name, "rank_correlation": None}
     correlation = spearman(found, expected)
     correlation = torch.where(correlation.isnan(), (expected == expected[:, :1]).all(1).double(), correlation)
     if correlation.amin() < LEAST_CORRELATION:
         raise ValueError(
-            f"in {str(dtype).removeprefix('torch.')} the inner products of the {recorder.plan.noun} of {len(index)} "
+            f"in {name} the inner products of the {recorder.plan.noun} of {len(index)} "
             f"training samples rank otherwise than in float32: their rank correlation is {correlation.amin():.2f}, and "
             f"expected is at least {LEAST_CORRELATION}. Fit model.float(), with float32 inputs"
         )
-    return {"dtype": str(dtype).removeprefix("torch."), "rank_correlation": correlation.tolist()}
+    return {"dtype": name, "rank_correlation": correlation.tolist()}
 
 
 def _as_float32(task: Task) -> Task:

@@ -74,8 +74,8 @@ class Response(DataMethod):
         if targets.is_floating_point():
             loss, targets = LabelLoss(loss) if isinstance(loss, SimplexLoss) else loss, targets.double()
         else:
-            targets = torch.searchsorted(columns, targets)
-            targets = F.one_hot(targets, len(columns)).double() if isinstance(loss, DeviationLoss) else targets
+            ranks = torch.searchsorted(columns, targets)  # samples of classes without a column have no weight
+            targets = (targets[:, None] == columns).double() if isinstance(loss, DeviationLoss) else ranks
         solved = response(
             setting.features,
             targets,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._choice import by_fidelity, by_support, set_aside
+from dualview.data._choice import DENSE, by_fidelity, by_support, set_aside
 from dualview.data._curve import Curve
 from dualview.data._dual_state import DualState
 from dualview.data._faithful import held_rows
@@ -63,7 +63,7 @@ class DualView(DataMethod):
         loss: "hinge", of Crammer and Singer; "smooth-hinge"; "softmax", "entmax" (of order 1.5) and "sparsemax", of
             Fenchel and Young; "squared" (ridge); "epsilon" (support vector regression). Sparse are all but "softmax"
             and "squared". A regression takes "squared" or "epsilon"; a multi-label task, in which each label is a
-            problem of two classes by itself, any but "epsilon".
+            problem of two classes by itself, any but these two.
         metric: A, "plain": the identity; "whitened": the second moment of the features; "curvature": for each class
             the features' second moment under p(1 − p), p the network's probabilities at temperature 2.
         support: the share of support samples to come near to, from 0 to 1; "auto" then looks for that.
@@ -135,6 +135,12 @@ class DualView(DataMethod):
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; choose from {listed} and {known[-1]!r}")
         if self.smoothing is not None and self.loss != "smooth-hinge":
             raise ValueError(f"`smoothing` is of loss='smooth-hinge', and the loss is {self.loss!r}")
+        if self.epsilon != type(self).epsilon and self.loss != "epsilon":
+            raise ValueError(f"`epsilon` is of loss='epsilon', and the loss is {self.loss!r}")
+        if self.support is not None and self.loss in DENSE:
+            raise ValueError(f"`support` asks for a share of the samples, and loss={self.loss!r} makes all support samples")
+        if self.low_memory and (self.loss, self.metric) != ("hinge", "plain"):
+            raise ValueError("`low_memory` is of loss='hinge' with metric='plain'")
         if self.damping is not None and self.metric == "plain":
             raise ValueError("`damping` is of metric='whitened' or 'curvature', and the metric is 'plain'")
         for name in ("smoothing", "epsilon", "damping"):
@@ -198,10 +204,10 @@ class DualView(DataMethod):
         Raises:
             ValueError: the loss does not go with the task's problem, or weights with its samples.
         """
-        refused = {"classification": ("epsilon",), "multi-label": ("epsilon",), "regression": LOSSES[:5]}[task.problem]
+        refused = {"classification": LOSSES[6:], "multi-label": LOSSES[5:], "regression": LOSSES[:5]}[task.problem]
         if self.loss in refused:
-            known = " or ".join(repr(loss) for loss in LOSSES if loss not in refused)
-            raise ValueError(f"loss={self.loss!r} does not go with a {task.problem} task: give loss={known}")
+            known = ", ".join(repr(loss) for loss in LOSSES if loss not in refused)
+            raise ValueError(f"loss={self.loss!r} does not go with a {task.problem} task: give one of {known}")
         given = None if self.sample_weight is None else torch.tensor(self.sample_weight, dtype=torch.float64)
         if given is not None and len(given) != len(train):
             raise ValueError(f"`sample_weight` holds {len(given)} weights for {len(train)} training samples")

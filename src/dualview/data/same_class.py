@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from dualview.engine.task import Task
 class SameClass(DataMethod):
     """Score a training sample 1 where its label is the explained class, else 0: what the labels alone tell.
 
-    Self-influence is 1 for every sample.
+    Where a loss is measured, which such samples make smaller, the score is −1. Self-influence is 1 for every sample.
 
     Example:
         >>> method = SameClass()
@@ -44,10 +45,11 @@ class SameClass(DataMethod):
         return state.positions
 
     def prepare(self, state: Scored, task: Task, test: Rows, train: Table) -> Prepared:
-        return Prepared(test.targets[:, None].to(test.outputs.dtype), test.outputs)
+        sign = -1.0 if getattr(task.single_output, "lower_is_better", False) else 1.0
+        return Prepared(test.targets[:, None].to(test.outputs.dtype), torch.full_like(test.outputs[:, :1], sign))
 
     def score(self, state: Scored, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
-        return (test.values == train.targets).to(test.values.dtype)
+        return (test.values == train.targets).to(test.values.dtype) * test.directions
 
     def self_scores(self, state: Scored, train: Rows, table: Table) -> Float[Tensor, " train"]:
         return train.outputs.new_ones(len(train.index))

@@ -59,6 +59,9 @@ class Samples:
     def batches(self, positions: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], Any]]:
         """Read the samples at these positions, in this order, in batches of at most `batch_size`."""
         chunks = [list(positions[k : k + batch_size]) for k in range(0, len(positions), batch_size)]
+        if type(self.dataset) is TensorDataset and self.collate is collate_samples:  # the same batches, all at once
+            yield from ((chunk, [tensor[chunk] for tensor in self.dataset.tensors]) for chunk in chunks)
+            return
         loader = DataLoader(
             _Indexed(self.dataset),
             batch_sampler=chunks,

@@ -57,8 +57,9 @@ def hash_tensor(tensor: Tensor) -> str:
         kind = "quantised" if tensor.is_quantized else str(tensor.layout)
         raise TypeError(f"expected a dense or COO-sparse tensor to fingerprint, got a {kind} one; convert it first")
     plain = tensor.cpu().resolve_conj().resolve_neg().contiguous()
-    # One row of bytes: numpy has no bfloat16, and a tensor without axes cannot be viewed as bytes.
-    raw = plain.reshape(-1).view(torch.uint8).numpy()
+    # One row of bytes: numpy has no bfloat16, and a tensor without axes, or of one number with another stride, cannot
+    # be viewed as bytes.
+    raw = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()
     return hash_bytes(str(plain.dtype), str(tuple(plain.shape)), raw.data)
 
 

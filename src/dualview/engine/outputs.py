@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from dualview.errors import NonFiniteError
@@ -42,7 +42,7 @@ class Output:
     linear: bool = False
     lower_is_better: bool = False
 
-    def __call__(self, outputs: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    def __call__(self, outputs: Float[Tensor, "row cls"], targets: Tensor) -> Float[Tensor, " row"]:
         return self.function(outputs, targets)
 
 

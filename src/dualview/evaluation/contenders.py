@@ -1,4 +1,4 @@
-"""What is judged: data methods as they are set, and the baselines that every table needs."""
+"""What is judged: data methods as they are set, and the baselines that every table needs by names of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ import dualview.data
 from dualview.data._explainer import Explainer
 from dualview.data._fit import fit
 from dualview.data._method import DataMethod
-from dualview.engine.fingerprint import hash_bytes, model_fingerprint
+from dualview.data.confidence import Confidence
+from dualview.data.loss import Loss
+from dualview.data.random import Random
+from dualview.data.same_class import SameClass
 from dualview.engine.outputs import Kind
 from dualview.engine.task import Task
 from dualview.evaluation._scores import Scores
@@ -68,9 +71,11 @@ class Method(Contender):
 
     Attributes:
         method: with its settings.
+        label: as tables call it; None: by its settings.
     """
 
     method: DataMethod
+    label: str | None = None
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]
@@ -79,7 +84,9 @@ class Method(Contender):
 
     @property
     def name(self) -> str:
-        """The method with the settings that are not at their defaults."""
+        """The label, or the method with the settings that are not at their defaults."""
+        if self.label is not None:
+            return self.label
         settings = {field.name: getattr(self.method, field.name) for field in fields(self.method)}  # type: ignore[arg-type]
         changed = [field for field in fields(self.method) if settings[field.name] != field.default]  # type: ignore[arg-type]
         listed = ", ".join(f"{field.name}={settings[field.name]!r}" for field in changed)
@@ -97,54 +104,6 @@ class Method(Contender):
             return explainer.explain(inputs, labels)
 
         return Fitted(explain, partial(_suspicions, explainer), seconds, partial(_kept_bytes, explainer))
-
-
-@dataclass(frozen=True)
-class RandomScores(Contender):
-    """Normal noise: what a metric gives where nothing is known.
-
-    Attributes:
-        seed: of the noise.
-    """
-
-    seed: int = 0
-    kind = "effect"
-
-    @property
-    def name(self) -> str:
-        """As tables call it."""
-        return "random"
-
-    def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
-        """Draw noise that depends on the seed, the network and the number of samples, and on nothing else."""
-        num_train = len(train_targets)
-        drawn_for = int(hash_bytes(model_fingerprint(task.model), str(self.seed))[:12], 16)
-
-        def explain(inputs: Any, columns: Tensor) -> Scores:
-            return torch.randn(len(columns), num_train, generator=torch.Generator().manual_seed(drawn_for))
-
-        noise = torch.randn(num_train, generator=torch.Generator().manual_seed(drawn_for + 1))
-        return Fitted(explain, lambda: {"self_influence": noise}, 0.0, lambda: 0)
-
-
-@dataclass(frozen=True)
-class SameClass(Contender):
-    """1 for a training sample with the label that is explained, else 0: what class alone tells."""
-
-    kind = "similarity"
-
-    @property
-    def name(self) -> str:
-        """As tables call it."""
-        return "same class"
-
-    def fit(self, task: Task, train: Any, train_targets: Int[Tensor, " train"]) -> Fitted:
-        """Remember the labels."""
-
-        def explain(inputs: Any, columns: Tensor) -> Scores:
-            return (columns[:, None] == train_targets).float()
-
-        return Fitted(explain, dict, 0.0, lambda: train_targets.nbytes)
 
 
 @dataclass(frozen=True)
@@ -188,21 +147,30 @@ class Chosen(Contender):
 
 
 def _suspicions(explainer: Explainer) -> dict[str, Tensor]:
-    found = {"self_influence": explainer.self_influence()}
-    try:
-        ranking = explainer.suspects(by="slack")
-    except TypeError:  # the method has none
-        return found
-    slack = torch.empty(len(ranking.index), dtype=ranking.columns["slack"].dtype)
-    return found | {"slack": slack.scatter_(0, ranking.index, ranking.columns["slack"])}
+    """Return self-influence, and slack where there is a surrogate; a number that all samples share suspects none."""
+    ranking = explainer.suspects()
+    found = {name: ranking.columns[name] for name in ("self_influence", "slack") if name in ranking.columns}
+    return {
+        name: torch.empty_like(column).scatter_(0, ranking.index, column)
+        for name, column in found.items()
+        if bool((column != column[0]).any())
+    }
 
 
 def _kept_bytes(explainer: Explainer) -> int:
-    state = sum(part.nbytes for part in explainer.state if isinstance(part, Tensor))
-    return state + sum(rows.values.nbytes for rows in explainer.table.blocks(2**16))
+    kept = [explainer.state, *explainer.table.parts]
+    return sum(tensor.nbytes for tensors in kept for tensor in tensors)
 
 
-BASELINES: dict[str, Contender] = {"random": RandomScores(), "same-class": SameClass()}
+BASELINES: dict[str, Method] = {
+    "random": Method(Random(), "random"),
+    "same-class": Method(SameClass(), "same class"),
+    "loss": Method(Loss(), "loss"),
+    "confidence": Method(Confidence(), "confidence"),
+}
+_BASELINE_CLASSES = {type(baseline.method).__name__ for baseline in BASELINES.values()}
+NAMES = (*BASELINES, *(name for name in dualview.data.__all__ if name not in _BASELINE_CLASSES))
+"""Every method once: what a table holds unless asked for less."""
 
 
 def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
@@ -223,7 +191,7 @@ def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
         return Method(given)
     if given in BASELINES:
         return BASELINES[given]
-    known = ", ".join((*BASELINES, *dualview.data.__all__, "best(...)"))
+    known = ", ".join((*NAMES, "best(...)"))
     try:
         call = ast.parse(_with(given.strip(), "-", "_"), mode="eval").body
         called = call.func if isinstance(call, ast.Call) else call

@@ -1,4 +1,4 @@
-"""How far two classifiers agree: on predictions, and on logits."""
+"""How far two models agree: on predictions, and on logits or numbers."""
 
 from __future__ import annotations
 
@@ -52,3 +52,37 @@ def logit_agreement(surrogate: Float[Tensor, "row cls"], network: Float[Tensor, 
         "kendall_rows": len(taus),
         "rows": num_rows,
     }
+
+
+def number_agreement(surrogate: Float[Tensor, "row out"], network: Float[Tensor, "row out"]) -> dict[str, float]:
+    """Compare the numbers of two regressions.
+
+    Returns:
+        r2: 1 − (mean squared difference) / (variance of the network), outputs taken together; NaN where that is zero.
+        correlation: mean over outputs of Pearson's correlation (constant ones apart).
+        rows: number of rows.
+    """
+    surrogate, network = surrogate.double(), network.double()
+    variance = float(network.var(0, correction=0).mean())
+    error = float((surrogate - network).square().mean())
+    return {"r2": 1 - error / variance if variance else float("nan"), **_correlation(surrogate, network)}
+
+
+def label_agreement(surrogate: Float[Tensor, "row label"], network: Float[Tensor, "row label"]) -> dict[str, float]:
+    """Compare two models that say of each label whether it is present, by the sign of its logit.
+
+    Returns:
+        agreement: share of labels, over all rows, that both say the same of.
+        correlation: mean over labels of Pearson's correlation of the logits (constant ones apart).
+        rows: number of rows.
+    """
+    return {
+        "agreement": float(((surrogate > 0) == (network > 0)).double().mean()),
+        **_correlation(surrogate.double(), network.double()),
+    }
+
+
+def _correlation(first: Float[Tensor, "row out"], second: Float[Tensor, "row out"]) -> dict[str, float]:
+    centred = [part - part.mean(0) for part in (first, second)]
+    found = (centred[0] * centred[1]).sum(0) / (centred[0].norm(dim=0) * centred[1].norm(dim=0))
+    return {"correlation": float(found.nanmean()), "rows": len(first)}

@@ -21,6 +21,9 @@ from torch import Tensor
 Form = Literal["full", "blocks", "shared", "kronecker"]
 
 
+STRIP = 256  # rows of a symmetric matrix that are made at once
+
+
 class Curvature(NamedTuple):
     """A form of H, or the lower Cholesky factors of its damped one.
 
@@ -78,7 +81,14 @@ def _units(form: Form, features: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def _moment(features: Tensor, weights: Tensor) -> Tensor:
-    return (features * weights.to(features.dtype)[:, None]).T @ features
+    """Return Σ_i weights_i f_i f_iᵀ, strip by strip of its lower half, which is mirrored."""
+    weighted, size = features * weights.to(features.dtype)[:, None], features.shape[1]
+    moment = features.new_empty(size, size)
+    for start in range(0, size, STRIP):
+        strip = slice(start, min(size, start + STRIP))
+        moment[strip, : strip.stop] = weighted[:, strip].T @ features[:, : strip.stop]
+        moment[:start, strip] = moment[strip, :start].T
+    return moment
 
 
 def damped(found: Curvature, damping: float) -> Curvature:

@@ -75,7 +75,13 @@ def explained(
     class_names: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> Explained:
-    """Gather what there is to show of one row; what is not given is taken from the attribution."""
+    """Gather what there is to show of one row; what is not given is taken from the attribution.
+
+    Raises:
+        ValueError: labels are no classes.
+    """
+    if attribution.train_targets.ndim > 1:
+        raise ValueError("neighbours are drawn with their classes, and these labels are numbers or several a sample")
     class_names = attribution.class_names if class_names is None else class_names
     names = attribution.names if names is None else names
     source = attribution.source

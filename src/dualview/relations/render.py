@@ -3,7 +3,8 @@
 For a pair (x_i, x) the share of unit k is R_k = alpha_i f_k(x_i) f_k(x) (`Relation.pair`). It is
 relevance at the readout's input, and propagating it from there to the input gives two heat maps, one
 on each sample. Each one's sum plus what its operations absorbed is the pair's score (XDA: Yolcu et
-al. 2025, with alpha·f·f' in place of a quotient that is 0/0 where the inner product vanishes).
+al. 2025, with alpha·f·f' in place of a quotient that is 0/0 where the inner product vanishes). Under
+a metric each side has unit shares of its own (`Relation.factors`), which make its map.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def write_report(
         The path written.
 
     Raises:
-        ValueError: a negative number of samples, no neighbours, an unknown `rule`, data that the explainer refuses, or
+        ValueError: the task is no classification, a negative number of samples, no neighbours, an unknown `rule`, data that the explainer refuses, or
             samples that have changed since they were recorded.
         NotImplementedError: an operation has no rule, where `rule` is given and not "auto".
 
@@ -78,6 +78,8 @@ def write_report(
     if rule is not None and not isinstance(rule, (LRP, str)):  # pyright: ignore[reportUnnecessaryIsInstance]  # users are not checked
         raise TypeError(f"`rule` must be an LRP, a composite's name, None or 'auto'; it is {rule!r}")
     chosen = "auto" if rule == "auto" else LRP(rule) if isinstance(rule, str) else rule
+    if explainer.task.problem != "classification":
+        raise ValueError(f"a page shows right and wrong classes, and this is a {explainer.task.problem} task")
     samples = as_samples(data, name="data")
     table = explainer.record(samples)
     errors = dataclasses.replace(explainer, held_out=table).errors()  # of the rows just recorded, not recorded again
