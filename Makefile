@@ -40,6 +40,9 @@ bench: $(ENV)/.tools ## measure what the documentation claims
 bench-short: $(ENV)/.tools ## repeat a short judgement of methods, and compare it with its table: two minutes
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.short $(if $(WRITE),--write)
 
+bench-influence: $(ENV)/.tools ## measure the methods by retraining banks and wrong labels: half an hour
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.influence
+
 banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge by them: 15 minutes on two cores
 	mkdir -p runs
 	$(ENV)/bin/dualview evaluate --metrics lds --store runs/evaluation --markdown runs/banks.md \

@@ -18,6 +18,9 @@ import dualview.data
 from dualview.data import _explainer
 from dualview.data._method import DataMethod
 
+# 24 numbers are few on purpose: the warning that most scores are noise of the projection is right
+pytestmark = pytest.mark.filterwarnings("ignore:the strongest proponents:dualview.errors.DualViewWarning")
+
 METHODS: dict[str, DataMethod] = {
     "Confidence": dv.Confidence(),
     "DTRAK": dv.DTRAK(projection=24),
@@ -160,7 +163,7 @@ def test_blocks_do_not_change_scores(monkeypatch, name: str, problem, explainers
 
 
 @EVERY
-@pytest.mark.parametrize("batch_size", [1, 4, 30])
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_batches_do_not_change_results(name: str, problem, explainers, batch_size: int):
     before = explainers[name].explain(problem.test).dense()
     smaller = dataclasses.replace(explainers[name], batch_size=batch_size)

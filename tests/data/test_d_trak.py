@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import dualview as dv
-from tests.data.test_grad_dot import CLOSE, MEASURES, fit, rows
+from tests.data.test_grad_dot import CLOSE, MEASURES, NOISY, fit, rows
 
 STEPS, SIZE = 3, 4
 
@@ -62,6 +62,7 @@ def test_a_linear_denoiser(denoising, ridge: float, absolute: bool):
         fit(task, (inputs, inputs[:, 1:].flatten(1)), dv.DTRAK(projection=None, ridge=0.0))
 
 
+@NOISY
 def test_the_time_steps_are_averaged_before_anything_is_projected(denoising):
     """The gradient is that of one function of all steps; per-step gradients are not projected one by one."""
     model, inputs, test = denoising

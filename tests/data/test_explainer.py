@@ -91,9 +91,9 @@ def test_all_classes_at_the_cost_of_one_product(monkeypatch, problem, explainer)
     products = []
     original = dv.DualView.products
 
-    def counted(self, values, train):
+    def counted(self, state, values, train):
         products.append(1)
-        return original(self, values, train)
+        return original(self, state, values, train)
 
     monkeypatch.setattr(dv.DualView, "products", counted)
     explainer.explain_classes(problem.test[0])

@@ -28,6 +28,7 @@ PROBLEMS = {
     "regression": lambda z, y: 0.5 * (z - y).square().sum(),
     "multi-label": lambda z, y: F.binary_cross_entropy_with_logits(z, y.to(z), reduction="sum"),
 }
+NOISY = pytest.mark.filterwarnings("ignore:the strongest proponents .* may be noise of the random projection")
 
 
 def rows(model: nn.Module, inputs: Tensor, targets: Tensor, measure=cross_entropy, names: str = "") -> Tensor:
@@ -102,16 +103,18 @@ def test_one_logit_for_two_classes(problem):
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
+@NOISY
 def test_projected_gradients_estimate_the_exact_scores(problem):
     """The mean over seeds of an unbiased estimate is off by its standard error."""
     exact = fit(problem.model, problem.train).explain(*problem.test).dense()
-    fits = [fit(problem.model, problem.train, dv.GradDot(projection=40, seed=seed)) for seed in range(12)]
+    fits = [fit(problem.model, problem.train, dv.GradDot(projection=40, seed=seed)) for seed in range(8)]
     assert {one.table.width for one in fits} == {40 + 4}
     found = torch.stack([one.explain(*problem.test).dense() for one in fits])
-    apart = (found.mean(0) - exact) / (found.std(0) / 12**0.5)
-    assert 0.8 < apart.square().mean().sqrt() < 1.5  # 1.11 for Student's t with 11 degrees of freedom
+    apart = (found.mean(0) - exact) / (found.std(0) / 8**0.5)
+    assert 0.85 < apart.square().mean().sqrt() < 1.6  # 1.18 for Student's t with 7 degrees of freedom
 
 
+@NOISY
 def test_a_projection_to_as_many_numbers_as_there_are_is_none(problem):
     exact = fit(problem.model, problem.train).explain(*problem.test).dense()
     for kind in ("rademacher", "khatri-rao"):
@@ -119,6 +122,7 @@ def test_a_projection_to_as_many_numbers_as_there_are_is_none(problem):
         torch.testing.assert_close(wide.explain(*problem.test).dense(), exact, **CLOSE)
 
 
+@NOISY
 def test_a_projection_is_that_of_the_dense_gradients(problem):
     method = dv.GradDot(projection=16, kind_of_projection="rademacher", seed=4, parameters="2.bias")
     left, right = (
@@ -250,6 +254,7 @@ class Interrupted(Dataset):
         return self.pair[0][position], self.pair[1][position]
 
 
+@NOISY
 def test_an_interrupted_recording_of_projected_rows_goes_on(problem, tmp_path):
     """P is made anew for the rows that were missing, and is the same."""
     model, method = copy.deepcopy(problem.model), dv.GradDot(projection=16)
@@ -319,8 +324,7 @@ def test_parameters_that_are_not_there_are_listed(problem):
 def test_what_a_method_without_surrogate_cannot_do(problem):
     explainer = fit(problem.model, problem.train)
     for call, message in (
-        (lambda: explainer.explain_classes(problem.test[0]), "scores of GradDot do not factor"),
-        (lambda: explainer.importance(), "GradDot has no global importance"),
+        (explainer.importance, "GradDot has no global importance"),
         (lambda: explainer.surrogate_logits(problem.test[0]), "GradDot has no surrogate"),
     ):
         with pytest.raises(TypeError, match=message):

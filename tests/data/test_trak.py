@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import dualview as dv
 from dualview.ops.projection import project
-from tests.data.test_grad_dot import CLOSE, MEASURES, fit, rows
+from tests.data.test_grad_dot import CLOSE, MEASURES, NOISY, fit, rows
 
 RIDGE = 2.0
 
@@ -84,6 +84,7 @@ def test_weighted_and_unprojected_it_is_influence_in_a_logistic_regression(num_l
         assert torch.corrcoef(torch.stack([row, truth]))[0, 1] > 0.99
 
 
+@NOISY
 def test_the_formula(problem):
     """(Φᵀ Φ + λI)⁻¹ without weights, λ a multiple of the mean diagonal, times 1 − p."""
     gradients = rows(problem.model, *problem.train, MEASURES["margin"][1])
@@ -102,6 +103,7 @@ def test_the_formula(problem):
     torch.testing.assert_close(wide.explain(*problem.test).dense(), explainer.explain(*problem.test).dense(), **CLOSE)
 
 
+@NOISY
 def test_an_ensemble_averages_kernels_and_doubts_apart(problem):
     """Each checkpoint has its own projection and ridge; one checkpoint twice, unprojected, is that one."""
     other = problem.to(torch.float64).model
@@ -136,6 +138,7 @@ def test_an_ensemble_averages_kernels_and_doubts_apart(problem):
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@NOISY
 def test_a_singular_matrix_is_refused(problem):
     """The published default: no ridge, and a projection to more numbers than there are samples."""
     few = tuple(part[:24] for part in problem.train)
