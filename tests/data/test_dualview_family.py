@@ -93,7 +93,9 @@ def test_a_fit_is_the_solvers(problem, loss: str, metric: str):
     made = {
         "plain": metrics.plain,
         "whitened": lambda: metrics.whitened(features, 0.01),
-        "curvature": lambda: metrics.curvature(features, (problem.model(problem.train[0]).detach() / 2).softmax(1), 0.1),
+        "curvature": lambda: metrics.curvature(
+            features, (problem.model(problem.train[0]).detach() / 2).softmax(1), 0.1
+        ),
     }[metric]()
     solution = dual(features, problem.train[1], loss=loss, C=C[metric], metric=made, gap=1e-8)
     assert found.certificate["gap"] <= found.certificate["asked_gap"] == 1e-8
@@ -259,9 +261,7 @@ def test_a_network_of_one_logit_is_explained_as_two_classes(loss: str, metric: s
         two[0].weight.copy_(torch.cat([-model[0].weight, model[0].weight]) / 2)
         two[0].bias.copy_(torch.cat([-model[0].bias, model[0].bias]) / 2)
     method = dv.DualView(0.1, loss, metric, gap=1e-10)
-    one_logit, two_logits = (
-        dv.fit(method, network, (inputs, labels), progress=False) for network in (model, two)
-    )
+    one_logit, two_logits = (dv.fit(method, network, (inputs, labels), progress=False) for network in (model, two))
     found = one_logit.explain(inputs[:9])
     torch.testing.assert_close(found.dense(), two_logits.explain(inputs[:9]).dense(), rtol=1e-6, atol=1e-9)
     expected = one_logit.surrogate_logits(inputs[:9]).gather(1, found.targets[:, None]).squeeze(1)

@@ -189,7 +189,9 @@ def test_a_fit_to_predictions_is_a_fit_to_the_networks_numbers():
 def test_losses_that_do_not_go_with_the_problem_are_refused():
     task, inputs, values = regression(1)
     for loss in ("hinge", "smooth-hinge", "softmax", "entmax", "sparsemax"):
-        with pytest.raises(ValueError, match=f"loss='{loss}' does not go with a regression task: give one of 'squared'"):
+        with pytest.raises(
+            ValueError, match=f"loss='{loss}' does not go with a regression task: give one of 'squared'"
+        ):
             fit(dv.DualView(1.0, loss), task, (inputs, values))
     with pytest.raises(ValueError, match="metric='curvature' is of class probabilities; a regression has"):
         fit(dv.DualView(1.0, "squared", "curvature"), task, (inputs, values))
@@ -197,7 +199,9 @@ def test_losses_that_do_not_go_with_the_problem_are_refused():
         fit(dv.DualView(1.0, "squared", class_weight="balanced"), task, (inputs, values))
     task, inputs, labels = several_labels()
     for loss in ("squared", "epsilon"):
-        with pytest.raises(ValueError, match=f"loss='{loss}' does not go with a multi-label task.*'hinge', .*'sparsemax'"):
+        with pytest.raises(
+            ValueError, match=f"loss='{loss}' does not go with a multi-label task.*'hinge', .*'sparsemax'"
+        ):
             fit(dv.DualView(1.0, loss), task, (inputs, labels))
     classes = dv.Task(task.model)
     with pytest.raises(ValueError, match="loss='epsilon' does not go with a classification task"):

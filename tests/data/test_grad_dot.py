@@ -329,3 +329,20 @@ def test_what_a_method_without_surrogate_cannot_do(problem):
     ):
         with pytest.raises(TypeError, match=message):
             call()
+
+
+def test_all_classes_at_once_are_refused_since_rows_are_of_one():
+    model = nn.Linear(3, 2)
+    explainer = dv.fit(dv.GradDot(), model, (torch.randn(5, 3), torch.arange(5) % 2), progress=False)
+    with pytest.raises(TypeError, match="GradDot records other gradients for each class"):
+        explainer.explain_classes(torch.randn(2, 3))
+
+
+def test_numbers_in_another_precision_than_the_outputs_are_stored(tmp_path):
+    task = dv.Task(nn.Linear(3, 1), problem="regression")
+    inputs, numbers = torch.randn(6, 3), torch.linspace(0, 1, 6, dtype=torch.float64)
+    for _ in range(2):  # the second time they are compared with what is stored
+        explainer = dv.fit(dv.GradDot(), task, (inputs, numbers), store=tmp_path, progress=False)
+    assert explainer.table.targets.dtype == torch.float32
+    opened = dv.open(tmp_path, task, train=(inputs, numbers))
+    assert torch.equal(opened.explain(inputs).dense(), explainer.explain(inputs).dense())

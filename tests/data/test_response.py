@@ -109,7 +109,11 @@ def numbers() -> tuple[nn.Sequential, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("problem_kind", "loss", "metric"),
-    [("regression", "squared", "whitened"), ("multi-label", "softmax", "curvature"), ("multi-label", "softmax", "plain")],
+    [
+        ("regression", "squared", "whitened"),
+        ("multi-label", "softmax", "curvature"),
+        ("multi-label", "softmax", "plain"),
+    ],
 )
 def test_numbers_and_labels_respond_too(problem_kind: str, loss: str, metric: str):
     model, inputs, values = numbers()

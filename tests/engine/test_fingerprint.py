@@ -222,3 +222,8 @@ def test_any_seen_change_makes_other_data():
     assert data_fingerprint(targets.clone(), [(0, dict(reversed(sample.items())))]) == hashes[0]
     with pytest.raises(ValueError, match="sample 7: it holds a object"):
         data_fingerprint(targets, [(7, (image, object()))])
+
+
+def test_one_number_is_hashed_whatever_its_stride():
+    column = torch.arange(9.0).reshape(1, 9)[:, -1]
+    assert column.stride() == (9,) and hash_tensor(column) == hash_tensor(torch.tensor([8.0]))

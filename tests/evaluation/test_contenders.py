@@ -14,6 +14,7 @@ from dualview.evaluation.contenders import (
     contenders,
 )
 
+
 def test_words_become_methods_with_their_settings():
     assert contender("DualView(C=1e-3, fit_to='predictions')") == Method(dv.DualView(C=1e-3, fit_to="predictions"))
     assert contender("DualView") == contender(dv.DualView()) == Method(dv.DualView())

@@ -17,7 +17,6 @@ from dualview.evaluation.contenders import BASELINES, Best, Contender, Fitted, M
 from dualview.evaluation.judgement import COLUMNS, Judgement, Line, judge
 from dualview.evaluation.metrics import METRICS
 
-
 RANDOM, SAME_CLASS = BASELINES["random"], BASELINES["same-class"]
 
 

@@ -1,4 +1,4 @@
-"""Agreement of two classifiers, against scikit-learn, scipy and closed forms."""
+"""Agreement of two models, against scikit-learn, scipy and closed forms."""
 
 import math
 
@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import matthews_corrcoef, r2_score
 
 from dualview.ops import agreement
-from dualview.ops.agreement import logit_agreement, matthews
+from dualview.ops.agreement import label_agreement, logit_agreement, matthews, number_agreement
 
 labelings = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
@@ -84,3 +84,41 @@ def test_beyond_the_budget_kendall_takes_evenly_spaced_rows(monkeypatch):
     assert found["kendall_rows"] == 10 and found["rows"] == 40
     assert found["kendall"] == logit_agreement(surrogate[::4], network[::4])["kendall"]
     assert found["cosine"] == logit_agreement(surrogate, network)["cosine"]
+
+
+# ── numbers and labels ───────────────────────────────────────────────────────────────────────────
+
+
+def test_numbers_agree_as_scikit_learn_and_numpy_say():
+    surrogate, network = logits(4)
+    found = number_agreement(surrogate, network)
+    a, b = surrogate.double().numpy(), network.double().numpy()
+    assert found["r2"] == pytest.approx(r2_score(b, a, multioutput="variance_weighted"), abs=1e-14)
+    assert found["correlation"] == pytest.approx(
+        np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(a.T, b.T, strict=True)]), abs=1e-14
+    )
+    assert found["rows"] == 40
+
+
+def test_scale_and_offset_leave_the_correlation_alone_and_not_r2():
+    _, network = logits(5)
+    assert number_agreement(network, network) == pytest.approx({"r2": 1.0, "correlation": 1.0, "rows": 40}, abs=1e-14)
+    moved = number_agreement(3 * network.double() - 1, network.double())
+    assert moved["correlation"] == pytest.approx(1.0, abs=1e-14) and moved["r2"] < 0
+
+
+def test_constant_outputs_stand_apart():
+    surrogate, network = logits(6, num_classes=2)
+    expected = number_agreement(surrogate[:, 1:], network[:, 1:])["correlation"]
+    network[:, 0] = 2.0
+    assert number_agreement(surrogate, network)["correlation"] == pytest.approx(expected, abs=1e-14)
+    constant = number_agreement(surrogate, torch.ones_like(network))
+    assert math.isnan(constant["r2"]) and math.isnan(constant["correlation"])
+
+
+def test_labels_agree_by_their_sign():
+    surrogate = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 1.0]])
+    network = torch.tensor([[2.0, 1.0], [-0.5, 4.0], [-3.0, 2.0]])
+    found = label_agreement(surrogate, network)
+    assert found["agreement"] == 4 / 6 and found["rows"] == 3
+    assert found["correlation"] == number_agreement(surrogate, network)["correlation"]

@@ -310,7 +310,9 @@ def _label_of(one: dv.DataAttribution, train: int) -> str:
 
 
 def _with_class_names(ranking: dv.Ranking, class_names: Sequence[str] | None) -> list[dict[str, Any]]:
-    classes = [name for name in ("target", "predicted") if not ranking.columns.get(name, ranking.index).is_floating_point()]
+    classes = [
+        name for name in ("target", "predicted") if not ranking.columns.get(name, ranking.index).is_floating_point()
+    ]
     return [
         {name: _class(class_names, int(value)) if name in classes else value for name, value in row.items()}
         for row in ranking.rows()

@@ -118,17 +118,18 @@ def _source(name: str) -> Source:
 
 
 def _print(judgement: Judgement) -> None:
-    """Print a table for each data set, a column for each contender, with all that was noted, costs and ranks."""
+    """Print a table for each data set, metric after metric, with all that was noted, costs and ranks."""
     notes: dict[str, int] = {}
     for place in dict.fromkeys((line.data, line.variant) for line in judgement.lines):
-        rows: dict[str, dict[str, str]] = {}
-        for line in judgement.lines:
-            if (line.data, line.variant) == place:
-                short = line.short(notes)
-                row = rows.setdefault(line.metric, {"metric": line.metric, "better": "", "chance": ""})
-                row |= {name: short[name] for name in ("better", "chance") if short[name]}
-                row[line.contender] = " ".join(filter(None, (short["mean"], short["95 % interval"], short["notes"])))
-        print_rows(", ".join(place), list(rows.values()))
+        here = [line for line in judgement.lines if (line.data, line.variant) == place]
+        here.sort(key=[line.metric for line in here].index)
+        rows = []
+        for line in here:
+            short = line.short(notes)
+            mean = " ".join(filter(None, (short["mean"], short["95 % interval"])))
+            rows.append({"metric": line.metric, "contender": line.contender, "mean, 95 % interval": mean})
+            rows[-1] |= {name: short[name] for name in ("chance", "better", "notes")}
+        print_rows(", ".join(place), rows)
     for note, number in notes.items():
         print(f"[{number}] {note}")
     ranks = judgement.ranks()

@@ -142,7 +142,13 @@ class Explainer:
 
         Returns:
             output column → its attribution of the logit, in the order of `classes`.
+
+        Raises:
+            TypeError: what is recorded of a test sample depends on the class: gradients of its logit.
         """
+        if self.plan.of_target:
+            name = type(self.method).__name__
+            raise TypeError(f"{name} records other gradients for each class: call explain(inputs, targets) for each")
         rows = self._recorded(inputs, self._whichever)
         known = self.method.known_classes(self.state, self.table, self.positions)
         columns = known if classes is None else classes

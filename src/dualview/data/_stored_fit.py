@@ -91,7 +91,7 @@ class _Fingerprints:
 
     def produce(self, start: int, stop: int) -> Iterator[Rows]:
         for rows in self._recorder.batches(start, stop):
-            self._labels[int(rows.index[0])] = rows.targets
+            self._labels[int(rows.index[0])] = _as_hashed(rows.targets)
             yield rows
 
     def of_rows(self, start: int, stop: int) -> str:
@@ -107,8 +107,13 @@ class _Fingerprints:
             at += len(parts[-1])
         for _, batch in self._recorder.samples.batches(range(at, stop), self._recorder.batch_size):
             _, labels = task.split(batch)
-            parts.append(targets_of(labels, task.problem, self._recorder.num_classes, task.classes))
+            parts.append(_as_hashed(targets_of(labels, task.problem, self._recorder.num_classes, task.classes)))
         return torch.cat(parts)
+
+
+def _as_hashed(targets: Tensor) -> Tensor:
+    """Return numbers in single precision, which is how precisely rows of most models hold them."""
+    return targets.float() if targets.is_floating_point() else targets
 
 
 def save_explainer(store: Store, key: Key, explainer: Explainer) -> Explainer:
@@ -185,6 +190,10 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
         raise StoreMismatch(
             f"{restored!r} now records other parts of this {type(task.model).__name__} than it did: "
             f"{sides.train.describe()} instead of {manifest.key.representation}; fit again"
+        )
+    if plan.layout != table.layout and sides.test.describe() == sides.train.describe():
+        raise StoreMismatch(
+            f"{restored!r} now records rows of another form than those in {store.root / folder}; fit again"
         )
     if samples is not None:
         recorder = Recorder(task, samples, plan, num_classes, 256)
@@ -343,6 +352,9 @@ def _thumbnails(explainer: Explainer) -> dict[int, np.ndarray]:
         rank = weights[support].argsort(descending=True, stable=True)
         support = support[rank[:MAX_THUMBNAILS]].sort().values
     found = {}
+    first = sample_input(explainer.task, explainer.samples, int(support[0]))
+    if picture_of(first, explainer.task.display).image is None:  # samples that are no images are shown as words
+        return {}
     for position in support.tolist():
         picture = picture_of(sample_input(explainer.task, explainer.samples, position), explainer.task.display)
         if picture.image is not None:

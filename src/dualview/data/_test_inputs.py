@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dualview.engine.batches import Inputs, as_inputs, num_rows, tensors_in
 from dualview.engine.datasets import as_samples, check_inputs, input_batches, is_data_set
-from dualview.engine.labels import columns_of
+from dualview.engine.labels import columns_of, targets_of
 from dualview.engine.task import Task
 
 
@@ -23,7 +23,7 @@ def without_labels(inputs: Any, task: Task, spec: dict[str, dict], num_classes: 
         return given
     try:
         split, labels = task.split(given)
-        columns_of(labels, num_classes, task.classes)
+        targets_of(labels, task.problem, num_classes, task.classes)
     except (TypeError, ValueError):
         return given
     return as_inputs(split) if set(tensors_in(as_inputs(split))) == set(spec) else given

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview.data._gradients import check_cross_entropy
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.data.forward_influence import ForwardInfluence, ForwardState
 from dualview.engine.batches import Inputs
@@ -60,6 +61,7 @@ class LastLayerInfluence(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[ForwardState, dict[str, Any]]:
+        check_cross_entropy(task, train, "LastLayerInfluence")
         units, columns = train.width + 1, max(2, train.num_classes)
         form = self.curvature if self.curvature != "auto" else "full" if units * columns <= MOST_WEIGHTS else "blocks"
         return self._influence(units / len(positions), form).fit(task, train, positions, held_out)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -81,7 +80,7 @@ class TracIn(DataMethod):
         if self.learning_rates is not None:
             given: Any = self.learning_rates
             if not isinstance(given, Sequence) or not all(
-                isinstance(one, Real) and 0 < one < math.inf for one in given
+                isinstance(one, (int, float)) and 0 < one < math.inf for one in given
             ):
                 raise ValueError(f"`learning_rates` must be positive numbers in a tuple; they are {given!r}")
             object.__setattr__(self, "learning_rates", tuple(map(float, given)))

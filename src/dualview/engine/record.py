@@ -51,12 +51,14 @@ class Plan(ABC):
         coverage: parameter or site → how it is recorded.
         rows_at_once: samples that `finish` should see together, where they are at hand.
         noun: what the numbers are called.
+        of_target: whether rows depend on the target.
     """
 
     layout: Layout
     coverage: Mapping[str, str]
     rows_at_once: int = 1
     noun: ClassVar[str] = "features"
+    of_target: bool = False
 
     @property
     def recorded_layout(self) -> Layout:
@@ -219,6 +221,8 @@ def record_rows(task: Task, plan: Plan, inputs: Inputs, targets: Tensor | None, 
         raise _non_finite("outputs" if values[~finite].isfinite().all() else plan.noun, index[~finite], index)
     if targets is None:
         targets = spoken_of.cpu() if spoken_of is not None else task.predicted(raw)
+    elif targets.is_floating_point():
+        targets = targets.to(dtype)
     return Rows(values, raw, targets, index)
 
 

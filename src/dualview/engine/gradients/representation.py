@@ -111,7 +111,7 @@ class Gradients(Representation):
             f"{at}{name}": how for at, plan in zip(names, plans, strict=True) for name, how in plan.coverage.items()
         }
         at_once = 1 if self.width is None else max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // (4 * width_of(whole))))
-        return _GradientsPlan(layout, coverage, task, self, recorded, whole, num_columns, at_once)
+        return _GradientsPlan(layout, coverage, task, self, recorded, whole, num_columns, at_once, not self.each_class)
 
     def projected(self, layout: Layout) -> Layout:
         """Return the layout of one member as it is stored."""
@@ -133,6 +133,7 @@ class _GradientsPlan(Plan):
     whole: Layout
     num_columns: int
     rows_at_once: int
+    of_target: bool
     noun: ClassVar[str] = "gradients"
 
     @property
