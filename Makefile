@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help banks demo test check oracles bench bench-influence bench-short bench-solver wheel clean
+.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -47,6 +47,9 @@ banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge b
 	mkdir -p runs
 	$(ENV)/bin/dualview evaluate --metrics lds --store runs/evaluation --markdown runs/banks.md \
 	    --methods random --methods same-class --methods DualView --tasks mnist-mlp --tasks confirmation --tasks digits-cnn --tasks fashion-residual
+
+bench-gradients: $(ORACLES)/.peers ## measure gradient methods beside their rivals: a quarter of an hour, idle machine
+	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.gradients
 
 bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
 	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver

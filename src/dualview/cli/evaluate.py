@@ -122,9 +122,8 @@ def _print(judgement: Judgement) -> None:
     notes: dict[str, int] = {}
     for place in dict.fromkeys((line.data, line.variant) for line in judgement.lines):
         here = [line for line in judgement.lines if (line.data, line.variant) == place]
-        here.sort(key=[line.metric for line in here].index)
-        rows = []
-        for line in here:
+        metrics, rows = [line.metric for line in here], []
+        for line in sorted(here, key=lambda line: metrics.index(line.metric)):
             short = line.short(notes)
             mean = " ".join(filter(None, (short["mean"], short["95 % interval"])))
             rows.append({"metric": line.metric, "contender": line.contender, "mean, 95 % interval": mean})
