@@ -6,7 +6,8 @@ what its name says: nothing is tuned on the truth. n is the number of training s
 
 - *Linear datamodelling score*, 95 % interval: rank correlation of summed scores with the outputs of networks retrained
   on half subsets, 100 × 2 seeds, of `fashion-residual` 30 × 2. The noise ceiling is what perfect scores could reach.
-- *Seconds*: fit, recording included, and explanation of all test samples, one thread.
+- *Seconds*: fit, recording included, and explanation of all test samples, one thread. What is loaded or compiled once
+  falls on the first that needs it: a second or two of GradDot's fit, and of DualView's.
 - *Wrong labels*: 5 % of the training labels are flipped and a network is trained on them. Area under the ROC curve of
   self-influence, or of slack, 95 % interval; ½ is chance. Methods whose self-influence is the same for all samples are
   left out. cleanlab, where it is installed, ranks by the probability of the label in 5-fold cross-validation.
@@ -76,7 +77,7 @@ class Row(NamedTuple):
     explain: float = 0.0
 
     @classmethod
-    def of(cls, task: str, metric: str, contender: str, found: Estimate, fit: float = 0.0, explain: float = 0.0):
+    def of(cls, task: str, metric: str, contender: str, found: Estimate, fit: float = 0, explain: float = 0) -> "Row":
         return cls(task, metric, contender, found.mean, found.low, found.high, fit, explain)
 
 

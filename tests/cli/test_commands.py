@@ -289,7 +289,7 @@ def test_several_fits_ask_which(capsys, toy):
             "fit toy.py:task --data toy.py:data --store s --C 1 --support 0.5",
             "`support` asks for C to be found, and C=1.0",
         ),
-        ("fit toy.py:task --data toy.py:data --store s --fit-to loss", "this version knows 'labels' and 'predictions'"),
+        ("fit toy.py:task --data toy.py:data --store s --fit-to loss", "choose from 'labels' and 'predictions'"),
         ("fit toy.py:task --data toy.py:data --store s --held-out half", "--held-out 'half' is neither"),
         ("fit toy.py:task --data toy.py:data --store s --held-out 2", "`held_out` is 2.0; expected"),
         ("fit toy.py:plain --data toy.py:data --store s", "give classes="),

@@ -237,8 +237,8 @@ def test_a_share_of_support_samples_is_asked_of_sparse_losses(problem):
         ({"loss": "epsilon", "epsilon": -1.0}, "`epsilon` must be a positive number"),
         ({"damping": 0.1}, "`damping` is of metric='whitened' or 'curvature'"),
         ({"metric": "whitened", "damping": math.nan}, "`damping` must be a positive number"),
-        ({"loss": "softmax", "support": 0.2}, "loss='softmax' makes all support samples"),
-        ({"loss": "squared", "support": 0.2}, "loss='squared' makes all support samples"),
+        ({"loss": "softmax", "support": 0.2}, "loss='softmax' makes all samples support samples"),
+        ({"loss": "squared", "support": 0.2}, "loss='squared' makes all samples support samples"),
         ({"loss": "softmax", "low_memory": True}, "`low_memory` is of loss='hinge' with metric='plain'"),
     ],
 )

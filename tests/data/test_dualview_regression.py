@@ -172,7 +172,7 @@ def test_the_measures_of_a_choice_are_those_of_the_problem():
     sharp, _ = agreements(surrogate, network_says, "multi-label")
     assert torch.equal(sharp, ((surrogate > 0) == (network_says > 0)).double().mean(1))
     for constant in (network_says[:1], torch.ones(4, 2, dtype=torch.float64)):
-        with pytest.raises(ValueError, match="they are all alike: give a number for C"):
+        with pytest.raises(ValueError, match="the outputs are all alike: give a number for C"):
             agreements(surrogate[: len(constant)], constant, "regression")
 
 

@@ -59,8 +59,8 @@ def agreements(
         variance = network.var(0, correction=0).mean()
         if variance == 0:
             raise ValueError(
-                'C="auto" compares with how the network\'s outputs vary on the held-out samples, and they are all alike: '
-                "give a number for C"
+                'C="auto" looks at how much of the network\'s variation the surrogate explains, and on the held-out '
+                "samples the outputs are all alike: give a number for C"
             )
         errors = (logits - network).square().mean(1) / variance
         return 1 - errors, 1 - errors

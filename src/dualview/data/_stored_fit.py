@@ -191,7 +191,7 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
             f"{restored!r} now records other parts of this {type(task.model).__name__} than it did: "
             f"{sides.train.describe()} instead of {manifest.key.representation}; fit again"
         )
-    if plan.layout != table.layout and sides.test.describe() == sides.train.describe():
+    if (plan.layout or table.layout) != table.layout and sides.test.describe() == sides.train.describe():
         raise StoreMismatch(
             f"{restored!r} now records rows of another form than those in {store.root / folder}; fit again"
         )

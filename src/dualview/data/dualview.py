@@ -138,9 +138,7 @@ class DualView(DataMethod):
         if self.epsilon != type(self).epsilon and self.loss != "epsilon":
             raise ValueError(f"`epsilon` is of loss='epsilon', and the loss is {self.loss!r}")
         if self.support is not None and self.loss in DENSE:
-            raise ValueError(
-                f"`support` asks for a share of the samples, and loss={self.loss!r} makes all support samples"
-            )
+            raise ValueError(f"`support` asks for a share; loss={self.loss!r} makes all samples support samples")
         if self.low_memory and (self.loss, self.metric) != ("hinge", "plain"):
             raise ValueError("`low_memory` is of loss='hinge' with metric='plain'")
         if self.damping is not None and self.metric == "plain":

@@ -84,5 +84,6 @@ def label_agreement(surrogate: Float[Tensor, "row label"], network: Float[Tensor
 
 def _correlation(first: Float[Tensor, "row out"], second: Float[Tensor, "row out"]) -> dict[str, float]:
     centred = [part - part.mean(0) for part in (first, second)]
-    found = (centred[0] * centred[1]).sum(0) / (centred[0].norm(dim=0) * centred[1].norm(dim=0))
-    return {"correlation": float(found.nanmean()), "rows": len(first)}
+    sizes = [part.square().sum(0).sqrt() for part in centred]
+    found = (centred[0] * centred[1]).sum(0) / (sizes[0] * sizes[1])
+    return {"correlation": float(found[~found.isnan()].mean()), "rows": len(first)}

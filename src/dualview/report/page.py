@@ -63,8 +63,8 @@ def write_report(
         The path written.
 
     Raises:
-        ValueError: the task is no classification, a negative number of samples, no neighbours, an unknown `rule`, data that the explainer refuses, or
-            samples that have changed since they were recorded.
+        ValueError: the task is no classification, a negative number of samples, no neighbours, an unknown `rule`, data
+            that the explainer refuses, or samples that have changed since they were recorded.
         NotImplementedError: an operation has no rule, where `rule` is given and not "auto".
 
     Example:
