@@ -160,7 +160,7 @@ def cell(row: Row) -> str:
 
 
 def seconds(row: Row) -> str:
-    return f"{row.fit:.2g} + {row.explain:.2g}"
+    return " + ".join(f"{part:.2g}" if part < 10 else f"{part:.0f}" for part in (row.fit, row.explain))
 
 
 def page(rows: list[Row], left_out: dict[str, str]) -> str:
