@@ -86,13 +86,13 @@ def test_weighted_and_unprojected_it_is_influence_in_a_logistic_regression(num_l
 
 @NOISY
 def test_the_formula(problem):
-    """(Φᵀ Φ + λI)⁻¹ without weights, λ a multiple of the mean diagonal, times 1 − p."""
+    """(Φᵀ Φ + λI)⁻¹ without weights, λ a multiple of the mean of ‖φ_i‖², times 1 − p."""
     gradients = rows(problem.model, *problem.train, MEASURES["margin"][1])
     left = rows(problem.model, *problem.test, MEASURES["logit"][1])
     gram = gradients.T @ gradients
     doubt = 1 - problem.model(problem.train[0]).softmax(1).gather(1, problem.train[1][:, None])[:, 0].detach()
     for ridge in (1.0, 0.01):
-        inverse = torch.linalg.inv(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).double())
+        inverse = torch.linalg.inv(gram + ridge * gram.trace() / len(problem.train[0]) * torch.eye(len(gram)).double())
         explainer = fit(problem.model, problem.train, dv.TRAK(projection=None, ridge=ridge))
         torch.testing.assert_close(
             explainer.explain(*problem.test).dense(), left @ inverse @ gradients.T * doubt, rtol=1e-9, atol=1e-11

@@ -54,7 +54,7 @@ def newton(
     Args:
         train: recorded gradients.
         positions: rows that the matrices are made of.
-        ridge: λ, as a multiple of the mean diagonal of each matrix.
+        ridge: λ, as a multiple of the mean of ‖φ_i‖², which is the mean diagonal of the samples' kernel.
         absolute: take `ridge` as λ itself.
         weighted: weigh rows in the matrices by p(1 − p) of the label.
         sloped: multiply scores by the mean of 1 − p; else by 1.
@@ -99,7 +99,7 @@ def _factor(matrix: Tensor, ridge: float, absolute: bool, num_rows: int) -> tupl
             f"ridge=0 needs fewer gradient numbers than training samples, and there are {len(matrix)} of {num_rows}: "
             "the matrix is singular. Give a ridge, or a smaller projection="
         )
-    added = ridge if absolute else ridge * float(matrix.diagonal().mean())
+    added = ridge if absolute else ridge * float(matrix.trace()) / num_rows
     factor, failed = torch.linalg.cholesky_ex(matrix.double() + added * torch.eye(len(matrix), dtype=torch.float64))
     smallest, largest = factor.diagonal().square().aminmax()
     if bool(failed) or smallest <= torch.finfo(matrix.dtype).eps * largest:

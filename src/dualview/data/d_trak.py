@@ -40,7 +40,7 @@ class DTRAK(DataMethod):
 
     Args:
         projection: numbers that each model's gradients are projected to; None: all parameters, at most 20,000.
-        ridge: λ, as a multiple of the mean diagonal of Φᵀ Φ. The paper tunes it for each data set.
+        ridge: λ, as a multiple of the mean of ‖φ_i‖². The paper tunes it for each data set.
         absolute: take `ridge` as λ itself.
         parameters: names of parameters or modules; by default all that require gradients.
         kind_of_projection: see `ops.projection.project`.

@@ -43,7 +43,8 @@ class TRAK(DataMethod):
 
     Args:
         projection: numbers that each model's gradients are projected to; None: all parameters, at most 20,000.
-        ridge: λ, as a multiple of the mean diagonal of Φᵀ Φ.
+        ridge: λ, as a multiple of the mean of ‖φ_i‖² (with R_i where weighted): the same unit as
+            `KernelInfluence.damping`, whatever the projection.
         weighted: weigh Φᵀ R Φ by R = p(1 − p), the curvature of the logistic loss. Without, as the paper.
         absolute: take `ridge` as λ itself.
         parameters: names of parameters or modules; by default all that require gradients.
