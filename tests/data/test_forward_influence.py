@@ -91,7 +91,8 @@ def slow_scores(
     )
     phi, mine = change(phi), change(mine)
     p = (model(inputs) / 1.5).softmax(1)
-    blocks = [(phi * (p[:, c] * (1 - p[:, c]))[:, None]).T @ phi / len(phi) for c in range(CLASSES)]
+    apart = CLASSES / (CLASSES - 1)
+    blocks = [apart * (phi * (p[:, c] * (1 - p[:, c]))[:, None]).T @ phi / len(phi) for c in range(CLASSES)]
     damping = 5.0 * sum(float(block.trace()) for block in blocks) / CLASSES / len(phi)
     logits = model(test)
     v = one_hot(logits.argmax(1), CLASSES) - logits.masked_fill(
@@ -229,3 +230,33 @@ def test_another_loss_is_refused():
     task = dv.Task(network(UNITS, 8, CLASSES), loss=nn.CrossEntropyLoss(label_smoothing=0.2))
     with pytest.raises(ValueError, match="derived for the cross-entropy"):
         dv.fit(ForwardInfluence(), task, labelled(), progress=False)
+
+
+def test_a_readout_that_shares_its_input_with_another_head():
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.aux, self.fc = nn.Linear(4, 5), nn.Linear(5, 2), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.body(x).relu()
+            auxiliary = self.aux(h)
+            return self.fc(h), auxiliary
+
+    explainer = dv.fit(
+        dv.ForwardInfluence(), dv.Task(Heads(), readout="fc"), (torch.randn(9, 4), torch.arange(9) % 3), progress=False
+    )
+    assert explainer.certificate["sites"] == ["body", "fc"]
+
+
+def test_sites_that_are_none_are_refused():
+    for sites in ((), 2.5, 0, None, [1, 2], True):
+        with pytest.raises(ValueError, match='`sites` must be "auto", a number of layers, or the names of some'):
+            dv.ForwardInfluence(sites)
+    with pytest.raises(ValueError, match="`sites` names 'nope', which is no module of Linear"):
+        dv.fit(
+            dv.ForwardInfluence(("nope",)), nn.Linear(4, 3), (torch.randn(9, 4), torch.arange(9) % 3), progress=False
+        )
+    for wrong in ({"seed": -1}, {"constant": float("nan")}, {"order": 3.0}):
+        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
+            dv.ForwardInfluence(**wrong)

@@ -67,7 +67,7 @@ def test_blocks_are_the_hessian_without_what_couples_classes(data):
     explainer = dv.fit(dv.LastLayerInfluence(0.1, "blocks"), model, (inputs, labels), progress=False)
     features, tested = (nn.functional.pad(model[:-1](x).detach(), (0, 1), value=1.0) for x in (inputs, tests))
     p = model(inputs).detach().softmax(1)
-    blocks = torch.einsum("ic,ik,il->ckl", p * (1 - p), features, features) / N
+    blocks = torch.einsum("ic,ik,il->ckl", p * (1 - p), features, features) / N * p.shape[1] / (p.shape[1] - 1)
     damping = 0.1 * float(blocks.diagonal(dim1=1, dim2=2).mean())
     assert explainer.certificate["damping"] == pytest.approx(damping, rel=1e-12)
     inverse = (blocks + damping * torch.eye(7, dtype=torch.float64)).inverse()

@@ -357,3 +357,24 @@ def test_rows_that_are_too_large_for_memory_stand_in_a_file(net, monkeypatch):
     assert counted.call_count > 0
     for name in ("values", "outputs", "targets"):
         assert torch.equal(getattr(after, name), getattr(before, name))
+
+
+def test_tokens_are_averaged_over_positions_and_not_over_units():
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 3))
+    ids = torch.randint(0, 20, (6, 5))
+    task = Task(TakesFirst(model))
+    with torch.no_grad():
+        averaged = Activations((Site("model.1", "input"),), pooled=True).plan(task, ids).record(ids, None)
+        torch.testing.assert_close(averaged.values, model[0](ids).mean(1))
+        plan = Activations((Site("model.1", "input"),)).plan(task, ids)
+        with pytest.raises(ValueError, match="holds 24 numbers a sample in this batch, and held 40 for the first"):
+            plan.record(ids[:, :3], None)
+
+
+class TakesFirst(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(ids)[:, 0]

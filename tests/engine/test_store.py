@@ -371,7 +371,7 @@ def test_the_manifest_is_readable_and_knows_its_data(store):
     assert content["representation"] == KEY.representation and content["model_class"] == "tests.Net"
     assert content["model_fingerprint"] == "0123" and content["data_id"] is None
     assert (content["num_rows"], content["rows_per_shard"]) == (6, 4)
-    assert content["row_spec"] == {"width": 5, "num_classes": 3, "dtype": "float32"}
+    assert content["row_spec"] == {"width": 5, "num_classes": 3, "dtype": "float32", "num_targets": 0, "layout": []}
     assert content["input_spec"] == {"shape": [5]} == store.manifest(KEY).input_spec
     assert [shard["data"] for shard in content["shards"]] == [recorder.fingerprint(0, 4), recorder.fingerprint(4, 6)]
     short = store.manifest(KEY).data_fingerprint

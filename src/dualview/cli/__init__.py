@@ -164,7 +164,7 @@ def audit(
     task: TaskRef,
     store: StoreOption,
     top: Annotated[int, typer.Option(help="Suspects to list.")] = 30,
-    by: Annotated[str, typer.Option(help="Ranking: slack, self_influence or loss.")] = "slack",
+    by: Annotated[str | None, typer.Option(help="Ranking: slack, self_influence or loss.")] = None,
     csv: Annotated[Path, typer.Option(help="Where the suspects go as CSV.")] = Path("suspects.csv"),
     verify: Annotated[
         str | None,

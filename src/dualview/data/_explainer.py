@@ -18,10 +18,9 @@ from dualview.data._curve import Curve
 from dualview.data._guards import BelowNoise
 from dualview.data._method import DataMethod
 from dualview.data._ranking import Ranking
-from dualview.data._response import Response
+from dualview.data._response import response_of
 from dualview.data._test_inputs import batches_of, target_columns, without_labels
 from dualview.data._topk import RunningTop
-from dualview.data.dualview import DualView
 from dualview.engine import outputs
 from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import Samples, as_samples, check_inputs, is_data_set
@@ -121,10 +120,7 @@ class Explainer:
         Raises:
             TypeError: the method is no member of the DualView family.
         """
-        method = self.method
-        if not isinstance(method, DualView):
-            raise TypeError(f"a response needs a fitted DualView; this explainer holds {method!r}")
-        responding = Response(method, float(self.certificate["C"]), self.positions)
+        responding = response_of(self.method, self.certificate, self.positions)
         return dataclasses.replace(self, method=responding).explain(inputs, targets, top=top)
 
     @without_autocast
@@ -275,7 +271,7 @@ class Explainer:
     def record(self, data: Any = None) -> Table:
         """Record a labelled data set as training was; None gives the held-out rows, else the training rows."""
         if data is None:
-            if self.held_out is None and "held_out" in self.fidelity and len(self.positions) == len(self.table):
+            if self.held_out is None and self.certificate.get("held_out") and len(self.positions) == len(self.table):
                 raise ValueError("give data=: a store does not keep the rows of the held-out data set of the fit")
             return self.held_out or self.table
         samples = as_samples(data, name="data")

@@ -98,6 +98,7 @@ def fit(
     positions, rest = _held_out(held_out, recorder, table, progress)
     state, certificate = method.fit(task, table, positions, rest)
     certificate["loss_reduction"] = probe.loss_reduction
+    certificate["held_out"] = 0 if rest is None else len(rest.table if rest.positions is None else rest.positions)
     if table.width:
         certificate["outliers"] = outliers(table, recorder.plan.noun)
     if precision is not None:

@@ -6,10 +6,12 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dualview.engine.batches import Inputs
+from dualview.engine.fingerprint import callable_fingerprint
 from dualview.engine.labels import Problem
 from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
@@ -57,12 +59,14 @@ class DataMethod(ABC):
         kind: of its scores.
         has_surrogate: whether it explains a surrogate of the network, whose `logits` can be compared with it.
         reads_readout: whether it needs the network's last linear layer to be known.
+        reads_loss: whether its fit rests on the task's loss, although recorded rows do not.
         problems: what the labels of its tasks may be.
     """
 
     kind: ClassVar[Kind]
     has_surrogate: ClassVar[bool] = False
     reads_readout: ClassVar[bool] = False
+    reads_loss: ClassVar[bool] = False
     problems: ClassVar[tuple[Problem, ...]] = ("classification",)
 
     @abstractmethod
@@ -156,6 +160,12 @@ class DataMethod(ABC):
     def check_targets(self, state: Any, targets: Int[Tensor, " test"], task: Task, *, given: bool) -> None:
         """Refuse targets that this fit cannot explain. By default it can explain every one."""
 
+    def resolved(self, task: Task) -> dict[str, Any]:
+        """Return what a fit takes from the task, besides the recorded rows, as JSON values; they key it too."""
+        return {"loss": callable_fingerprint(task.training_loss)} if self.reads_loss else {}
+
     def describe(self) -> dict[str, Any]:
         """Return the method's name and fields as JSON values; they key the stored fit."""
-        return {"method": type(self).__name__, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in fields.items()}
+        return {"method": type(self).__name__, **plain}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,8 +20,31 @@ from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
+from dualview.errors import DualViewWarning
 from dualview.solvers import response
 from dualview.solvers.losses import DeviationLoss, LabelLoss, SimplexLoss, named
+
+
+def response_of(method: DataMethod, certificate: dict[str, Any], positions: Int[Tensor, " fitted"]) -> Response:
+    """Return what scores samples by the response of a fit.
+
+    Raises:
+        TypeError: the method is no member of the DualView family.
+
+    Warns:
+        DualViewWarning: no row gives way, so that all effects are zero.
+    """
+    if not isinstance(method, DualView):
+        raise TypeError(f"a response needs a fitted DualView; this explainer holds {method!r}")
+    pinned = method.loss in ("hinge", "epsilon") and certificate["bound"] == 0
+    if pinned:
+        warnings.warn(
+            f"no sample stands at its bound under loss={method.loss!r}: small changes of weights change nothing, and "
+            "all effects are zero. A smooth loss answers: 'smooth-hinge', 'softmax' or 'sparsemax'",
+            DualViewWarning,
+            stacklevel=3,
+        )
+    return Response(method, float(certificate["C"]), positions, pinned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +60,13 @@ class Response(DataMethod):
         of: the fitted method.
         C: at which it was fitted.
         positions: the rows that it was fitted on.
+        pinned: whether no row gives way, so that there is no effect.
     """
 
     of: DualView
     C: float
     positions: Int[Tensor, " fitted"]
+    pinned: bool
 
     kind: ClassVar[Kind] = "effect"
     problems: ClassVar[tuple[Problem, ...]] = DualView.problems
@@ -66,6 +92,9 @@ class Response(DataMethod):
         self.of.check_targets(state, targets, task, given=given)
 
     def prepare(self, state: DualState, task: Task, test: Rows, train: Table) -> Prepared:
+        if self.pinned:
+            nothing = test.values.new_zeros(len(test.values), state.weights.numel() + len(state.bias))
+            return Prepared(nothing, test.values.new_zeros(len(test.values), len(state.bias)))
         setting = self.of.setting(task, train, self.positions)
         columns = (state.class_counts > 0).nonzero().squeeze(1)
         phi = F.pad(test.values.double(), (0, 1), value=1.0)

@@ -27,7 +27,7 @@ from dualview.engine.labels import targets_of
 from dualview.engine.manifest import Key, Manifest, as_json
 from dualview.engine.packing import pack, unpack
 from dualview.engine.pictures import picture_of, thumbnail
-from dualview.engine.record import Recorder, Representation
+from dualview.engine.record import Recorder, Representation, recorded_as
 from dualview.engine.shards import RowSpec
 from dualview.engine.site import Site
 from dualview.engine.source import sample_input
@@ -67,7 +67,8 @@ def record_in_store(
 ) -> tuple[Key, Table]:
     """Record the training set into the store, or read what it holds already, and keep the probe."""
     task, samples = recorder.task, recorder.samples
-    key = Key(representation.describe(), qualified_name(type(task.model)), model_fingerprint(task.model), data_id)
+    recorded = recorded_as(representation, recorder.plan)
+    key = Key(recorded, qualified_name(type(task.model)), model_fingerprint(task.model), data_id)
     spec = RowSpec.of(recorder.rows(0, 1), recorder.plan.layout)
     parts = {place: entry["dtype"] for place, entry in input_spec(probe.inputs).items()}
     known = _Fingerprints(recorder)
@@ -132,6 +133,7 @@ def save_explainer(store: Store, key: Key, explainer: Explainer) -> Explainer:
         "classes": _classes(explainer.task),
         "problem": explainer.task.problem,
         "readout": explainer.task.readout,
+        "resolved": method.resolved(explainer.task),
         "fidelity": explainer.fidelity,
         "spec": explainer.spec,
         "names": None if explainer.names is None else list(explainer.names),
@@ -139,15 +141,16 @@ def save_explainer(store: Store, key: Key, explainer: Explainer) -> Explainer:
     }
     if thumbnails:
         tensors["images"] = torch.from_numpy(np.concatenate([image.reshape(-1) for image in thumbnails.values()]))
-    chosen = explainer.certificate["C"] if "curve" in explainer.certificate else None
-    store.save_fit(key, fit_name(method, len(explainer.positions), len(table), chosen), tensors, facts)
+    chosen = [explainer.certificate["C"]] if "curve" in explainer.certificate else []
+    chosen += [value for value in (facts["resolved"], explainer.certificate.get("chosen")) if value]
+    store.save_fit(key, fit_name(method, len(explainer.positions), len(table), *chosen), tensors, facts)
     return dataclasses.replace(explainer, thumbnails=thumbnails)
 
 
-def fit_name(method: DataMethod, num_fitted: int, num_train: int, chosen: float | None = None) -> str:
-    """Name a fit by its method's fields, the rows it saw, and the setting that it chose on others."""
-    choice = [] if chosen is None else [repr(chosen)]
-    digest = hash_bytes(str(sorted(as_json(method.describe()).items())), f"{num_fitted} of {num_train}", *choice)
+def fit_name(method: DataMethod, num_fitted: int, num_train: int, *chosen: Any) -> str:
+    """Name a fit by its method's fields, the rows it saw, and the settings that it chose or found elsewhere."""
+    fields = str(sorted(as_json(method.describe()).items()))
+    digest = hash_bytes(fields, f"{num_fitted} of {num_train}", *map(repr, chosen))
     return f"{type(method).__name__}-{digest[:12]}"
 
 
@@ -186,15 +189,16 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
     with untouched(task.model):
         sides = restored.representations(task, inputs)
         plan = sides.test.plan(task, inputs)
-    if sides.train.describe() != manifest.key.representation:
+        recorded = recorded_as(sides.train, plan if sides.train == sides.test else sides.train.plan(task, inputs))
+    if recorded != manifest.key.representation:
         raise StoreMismatch(
-            f"{restored!r} now records other parts of this {type(task.model).__name__} than it did: "
-            f"{sides.train.describe()} instead of {manifest.key.representation}; fit again"
+            f"{restored!r} now records other parts of this {type(task.model).__name__} than it did (another loss, "
+            f"other checkpoints, parameters frozen since?): {recorded} instead of {manifest.key.representation}: fit "
+            "again"
         )
-    if (plan.layout or table.layout) != table.layout and sides.test.describe() == sides.train.describe():
-        raise StoreMismatch(
-            f"{restored!r} now records rows of another form than those in {store.root / folder}; fit again"
-        )
+    resolved = as_json(restored.resolved(task))
+    if resolved != facts["resolved"]:
+        raise StoreMismatch(f"the fit was made for a task with {facts['resolved']}; this one has {resolved}: fit again")
     if samples is not None:
         recorder = Recorder(task, samples, plan, num_classes, 256)
         _check_samples(recorder, manifest, len(table), facts["spec"])

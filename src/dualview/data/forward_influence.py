@@ -23,7 +23,7 @@ from dualview.engine.batches import Inputs, num_rows
 from dualview.engine.isolation import untouched
 from dualview.engine.outputs import Kind
 from dualview.engine.record import Activations, Sides
-from dualview.engine.site import Site
+from dualview.engine.site import Site, describe_linears
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task, class_logits
 from dualview.ops.curvature import (
@@ -112,7 +112,8 @@ class ForwardInfluence(DataMethod):
     H the curvature of the cross-entropy of logits that are linear in phi, at temperature T (`ops.curvature`), in units
     of the measured output. No gradient is taken: recording is one forward pass. With the readout's input alone, T = 1
     and absolute damping it is the influence of a linear softmax model with that L2 penalty. Self-influence is what
-    including a sample takes from its own loss.
+    including a sample takes from its own loss. H by blocks leaves out that classes move against each other: sizes
+    are right for two classes and roughly for more ("full" has them exactly), ranks hardly differ.
 
     Args:
         sites: names of layers whose inputs are taken, or how many of the last Linear and convolution layers; "auto"
@@ -137,7 +138,7 @@ class ForwardInfluence(DataMethod):
         >>> last_layer = ForwardInfluence(sites=1)
     """
 
-    sites: str | int | tuple[str, ...] = "auto"
+    sites: Any = "auto"
     damping: float = 5.0
     temperature: float | str = WARM
     curvature: str = "auto"
@@ -152,13 +153,11 @@ class ForwardInfluence(DataMethod):
     seed: int = 0
 
     kind: ClassVar[Kind] = "effect"
+    reads_loss: ClassVar[bool] = True
     reads_readout: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.sites, Sequence) and not isinstance(self.sites, str):
-            object.__setattr__(self, "sites", tuple(self.sites))
-        elif self.sites != "auto" and (isinstance(self.sites, bool | str) or self.sites < 1):
-            raise ValueError(f'`sites` must be "auto", a number of layers or their names; it is {self.sites!r}')
+        object.__setattr__(self, "sites", _checked_sites(self.sites))
         if self.temperature != "matched":
             _check_positive(self.temperature, "temperature")
         _check_positive(self.damping, "damping")
@@ -168,11 +167,25 @@ class ForwardInfluence(DataMethod):
             raise ValueError(f"`order` is {self.order!r}; choose from 1, 1.5 and 2")
         if self.cut is not None and not 0 < self.cut <= 1:
             raise ValueError(f"`cut` must be a share above 0, up to 1; it is {self.cut!r}")
+        if (
+            isinstance(self.constant, bool)
+            or not isinstance(self.constant, Real)
+            or not 0 <= self.constant < float("inf")
+        ):
+            raise ValueError(f"`constant` must be a number, 0 or larger; it is {self.constant!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
+            raise ValueError(f"`seed` must be a whole number, 0 or larger; it is {self.seed!r}")
         if self.projection is not None and (not isinstance(self.projection, Integral) or self.projection < 1):
             raise ValueError(f"`projection` must be a positive whole number, or None; it is {self.projection!r}")
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         if isinstance(self.sites, tuple):
+            unknown = [name for name in self.sites if name not in dict(task.model.named_modules())]
+            if unknown:
+                raise ValueError(
+                    f"`sites` names {unknown[0]!r}, which is no module of {type(task.model).__name__}. "
+                    f"{describe_linears(task.model)}"
+                )
             sites = tuple(Site(name, "input") for name in self.sites)
         else:
             assert probe is not None and isinstance(task.readout, Site)
@@ -218,7 +231,8 @@ class ForwardInfluence(DataMethod):
             temperature=torch.tensor(temperature, dtype=torch.float64),
             share=torch.tensor(1 / num_train, dtype=torch.float64),
         )
-        return state, {
+        chosen = {"chosen": temperature} if self.temperature == "matched" else {}
+        return state, chosen | {
             "sites": [part.name for part in train.layout],
             "temperature": temperature,
             "damping": damping,
@@ -308,6 +322,17 @@ def _factors(state: ForwardState) -> Curvature:
     return Curvature(state.units, state.classes)
 
 
+def _checked_sites(sites: Any) -> str | int | tuple[str, ...]:
+    """Return the field `sites`: "auto", a whole number from 1, or a tuple of names."""
+    if sites == "auto":
+        return sites
+    if isinstance(sites, Integral) and not isinstance(sites, bool) and int(sites) >= 1:
+        return int(sites)
+    if isinstance(sites, Sequence) and not isinstance(sites, str) and sites and all(isinstance(x, str) for x in sites):
+        return tuple(sites)
+    raise ValueError(f'`sites` must be "auto", a number of layers, or the names of some; it is {sites!r}')
+
+
 def _check_positive(value: object, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
         raise ValueError(f"`{name}` must be a positive number; it is {value!r}")
@@ -324,8 +349,13 @@ def _last_sites(task: Task, readout: Site, probe: Inputs, number: int | None) ->
     def listen(name: str) -> Any:
         def see(_module: nn.Module, args: tuple[Any, ...]) -> None:
             call = calls[name] = calls.get(name, -1) + 1
-            if args and not any(args[0] is tensor for _, tensor in seen):
+            if not args or not isinstance(args[0], Tensor) or args[0].is_nested:
+                return
+            shared = [k for k, (_, tensor) in enumerate(seen) if args[0] is tensor]
+            if not shared:
                 seen.append((Site(name, "input", call), args[0]))
+            elif name == readout.module:  # another head had it first
+                seen[shared[0]] = (readout, args[0])
 
         return see
 

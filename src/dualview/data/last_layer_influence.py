@@ -35,7 +35,8 @@ class LastLayerInfluence(DataMethod):
 
     Args:
         damping: λ, as a multiple of H's mean diagonal.
-        curvature: "full" is H; "blocks" its blocks by class; "auto" takes H of up to 4,096 weights, else blocks.
+        curvature: "full" is H; "blocks" its blocks by class, as in `ops.curvature`; "auto" takes H of up to 4,096
+            weights, else blocks.
 
     Example:
         >>> method = LastLayerInfluence(damping=0.01)
@@ -45,6 +46,7 @@ class LastLayerInfluence(DataMethod):
     curvature: str = "auto"
 
     kind: ClassVar[Kind] = "effect"
+    reads_loss: ClassVar[bool] = True
     reads_readout: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

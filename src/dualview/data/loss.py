@@ -30,6 +30,7 @@ class Loss(DataMethod):
     """
 
     kind: ClassVar[Kind] = "similarity"
+    reads_loss: ClassVar[bool] = True
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:

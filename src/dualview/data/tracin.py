@@ -104,8 +104,14 @@ class TracIn(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[Rates, dict[str, Any]]:
-        given = self.learning_rates or [one.learning_rate or 1.0 for one in checkpoints_of(task)]
-        return Rates(positions, torch.tensor(given, dtype=torch.float64)), {"learning_rates": list(given)}
+        given = self._rates(task)
+        return Rates(positions, torch.tensor(given, dtype=torch.float64)), {"learning_rates": given}
+
+    def resolved(self, task: Task) -> dict[str, Any]:
+        return {"learning_rates": self._rates(task)}
+
+    def _rates(self, task: Task) -> list[float]:
+        return list(self.learning_rates or [one.learning_rate or 1.0 for one in checkpoints_of(task)])
 
     def state_from(self, tensors: dict[str, Tensor]) -> Rates:
         return Rates(tensors["positions"], tensors["rates"])

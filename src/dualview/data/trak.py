@@ -65,6 +65,7 @@ class TRAK(DataMethod):
     seed: int = 0
 
     kind: ClassVar[Kind] = "effect"
+    reads_loss: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))

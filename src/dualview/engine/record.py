@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,16 +12,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from tqdm.auto import tqdm
 
 from dualview.engine.batches import Inputs, num_rows
 from dualview.engine.datasets import Samples, input_spec, merge_specs
+from dualview.engine.fingerprint import hash_bytes
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import targets_of
 from dualview.engine.progress import announce, progress_bar
 from dualview.engine.shards import RowSpec
-from dualview.engine.site import Site, watch
+from dualview.engine.site import Site, module_at, watch
 from dualview.engine.tables import Rows, Table, join_rows
 from dualview.engine.task import Task
 from dualview.errors import NonFiniteError
@@ -124,6 +127,13 @@ class _ActivationPlan(Plan):
 
     def record(self, inputs: Inputs, targets: Tensor | None) -> Recorded:
         seen, raw = _seen(self.task, self.representation, inputs)
+        for part, flat in zip(self.layout, seen, strict=True):
+            if flat.shape[1] != part.width:
+                raise ValueError(
+                    f"what enters or leaves {part.name!r} holds {flat.shape[1]} numbers a sample in this batch, and "
+                    f"held {part.width} for the first samples: pad all inputs alike, average over positions "
+                    "(pooled=True), or record other sites"
+                )
         return Recorded(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1), raw, targets)
 
 
@@ -161,14 +171,23 @@ def _seen(task: Task, representation: Activations, inputs: Inputs) -> tuple[list
         seen = [one.take(site) for one, site in zip(watched, representation.sites, strict=True)]
         if made is not None and made_at is not None:
             _check_readout(made_at, made.take(made_at), raw)
-    flat = [
-        _one_row_each(part, site, rows, representation.pooled)
-        for part, site in zip(seen, representation.sites, strict=True)
-    ]
-    return flat, raw
+    by_site = zip(seen, representation.sites, strict=True)
+    if not representation.pooled:
+        return [_one_row_each(part, site, rows).reshape(rows, -1) for part, site in by_site], raw
+    return [
+        _averaged(_one_row_each(part, site, rows), module_at(task.model, site.module)) for part, site in by_site
+    ], raw
 
 
-def _one_row_each(seen: Tensor, site: Site, rows: int, pooled: bool) -> Tensor:
+def _averaged(seen: Tensor, module: nn.Module) -> Tensor:
+    """Average over positions: they come last at maps "row channel height width", and before the units elsewhere."""
+    if seen.ndim < 3:
+        return seen
+    maps = isinstance(module, _ConvNd) or seen.ndim > 3 and not isinstance(module, nn.Linear)
+    return seen.flatten(2).mean(2) if maps else seen.flatten(1, -2).mean(1)
+
+
+def _one_row_each(seen: Tensor, site: Site, rows: int) -> Tensor:
     if rows == 1 and seen.ndim == 1:  # a squeeze() in the model drops the axis of a lone sample too
         seen = seen[None]
     if seen.ndim == 0 or seen.shape[0] != rows:
@@ -176,9 +195,7 @@ def _one_row_each(seen: Tensor, site: Site, rows: int, pooled: bool) -> Tensor:
             f"the {site.side} of {site.module!r} has shape {tuple(seen.shape)} for {rows} samples; "
             "expected one row a sample"
         )
-    if pooled and seen.ndim > 2:
-        seen = seen.flatten(2).mean(2)
-    return seen.reshape(rows, -1)
+    return seen
 
 
 def _check_readout(site: Site, made: Tensor, raw: Tensor) -> None:
@@ -199,6 +216,16 @@ def _room(column: Tensor, rows: int) -> Tensor:
         return column.new_empty(shape)
     with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
         return torch.from_numpy(np.memmap(file, dtype=column[:0].numpy().dtype, mode="w+", shape=shape))
+
+
+def recorded_as(representation: Representation, plan: Plan) -> dict[str, Any]:
+    """Return what keys recorded rows, as JSON values: what was asked for, and what of it the plan found to record.
+
+    Which parameters take part, and by which factors, follows from the model as it stands, e.g. from what is frozen;
+    projected rows do not show it.
+    """
+    layout = json.dumps([list(part) for part in plan.recorded_layout])
+    return representation.describe() | {"rows": hash_bytes(layout)}
 
 
 def record_rows(task: Task, plan: Plan, inputs: Inputs, targets: Tensor | None, index: Tensor) -> Rows:

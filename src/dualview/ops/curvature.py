@@ -4,7 +4,9 @@ With features f_i and probabilities p_i the Gauss-Newton matrix of the weights, 
 H = (1/n) Σ_i (diag(p_i) − p_i p_iᵀ) ⊗ f_i f_iᵀ, which is also their Hessian. Four forms of it:
 
 - full: H itself, (classes × units)²;
-- blocks: its diagonal blocks, H_c = (1/n) Σ_i p_ic (1 − p_ic) f_i f_iᵀ for each class;
+- blocks: its diagonal blocks, H_c = (1/n) Σ_i p_ic (1 − p_ic) f_i f_iᵀ for each class, times K/(K − 1) for K classes:
+  what is left out is that classes move against each other, and with the factor solutions for directions that sum to
+  zero are exact for two classes, and have the right size where classes are alike;
 - shared: the mean of these, one for all classes;
 - kronecker: (1/n) Σ_i (diag(p_i) − p_i p_iᵀ) ⊗ (1/n) Σ_i f_i f_iᵀ (Martens and Grosse 2015).
 """
@@ -64,6 +66,8 @@ def curvature(form: Form, blocks: Iterable[tuple[Tensor, Tensor]]) -> Curvature:
 
 def _units(form: Form, features: Tensor, probabilities: Tensor) -> Tensor:
     weights = probabilities * (1 - probabilities)
+    if form in ("blocks", "shared"):
+        weights = weights * (weights.shape[1] / (weights.shape[1] - 1))
     match form:
         case "full":
             pairs = (probabilities.to(features.dtype)[:, :, None] * features[:, None]).flatten(1)

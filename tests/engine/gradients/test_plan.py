@@ -274,3 +274,22 @@ def test_factors_of_another_length_are_refused():
     assert plan.coverage == {"0.weight": "factors", "0.bias": "factors"}
     with pytest.raises(ValueError, match=r"'0\.weight' takes 108 numbers a sample .* took 54"):
         plan.record(draw(4, 8, 4))
+
+
+def test_a_parameter_that_only_later_samples_use_is_not_dropped_in_silence():
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.w = nn.Linear(6, 3), nn.Parameter(torch.ones(6, 3))
+
+        def forward(self, x):
+            big = x[:, 0] > 1
+            return self.a(x) + torch.where(big[:, None], x @ self.w, 0.0) if big.any() else self.a(x)
+
+    inputs = torch.zeros(8, 6)
+    inputs[6:, 0] = 2
+    plan = plan_gradients(Task(Branch()), inputs[:4], of="margin")
+    assert plan.coverage["w"] == "zero"
+    plan.record(inputs[:6])
+    with pytest.raises(ValueError, match="the logits depend on 'w' for some of these samples"):
+        plan.record(inputs[4:])

@@ -80,13 +80,31 @@ def tapped(model: nn.Module, layers: Mapping[str, bool]) -> Iterator[Calls]:
             handle.remove()
 
 
-def deltas_of(logits: Float[Tensor, "row cls"], directions: Float[Tensor, "row cls"], calls: Calls) -> Deltas:
-    """Return the gradient of each row's ⟨directions, logits⟩ with respect to the output of each call."""
+def deltas_of(
+    logits: Float[Tensor, "row cls"],
+    directions: Float[Tensor, "row cls"],
+    calls: Calls,
+    unused: Mapping[str, Tensor] | None = None,
+) -> Deltas:
+    """Return the gradient of each row's ⟨directions, logits⟩ with respect to the output of each call.
+
+    Raises:
+        ValueError: a parameter has a gradient that was taken for `unused`.
+    """
+    unused = unused or {}
     made = [call.outputs for layer in calls.values() for call in layer]
-    if not made or not logits.requires_grad:
+    if not (made or unused) or not logits.requires_grad:
         return {name: [torch.zeros_like(call.outputs) for call in layer] for name, layer in calls.items()}
-    found = iter(torch.autograd.grad(logits, made, directions, materialize_grads=True, allow_unused=True))
-    return {name: [next(found) for _ in layer] for name, layer in calls.items()}
+    wanted = [*made, *unused.values()]
+    found = iter(torch.autograd.grad(logits, wanted, directions, materialize_grads=True, allow_unused=True))
+    deltas = {name: [next(found) for _ in layer] for name, layer in calls.items()}
+    for name, gradient in zip(unused, found, strict=True):
+        if bool(gradient.any()):
+            raise ValueError(
+                f"the logits depend on {name!r} for some of these samples, and did not for the first ones, by which "
+                "the recording was planned: put such samples first, or leave it out with parameters="
+            )
+    return deltas
 
 
 def fresh(inputs: Inputs) -> Inputs:

@@ -63,7 +63,9 @@ class GradientPlan:
         task, model = self.task, self.task.model
         if targets is None and directions is None and self.of_loss and task.problem != "classification":
             raise ValueError(f"the loss of a {task.problem} task needs targets=: a prediction is no label")
-        with differentiable(model):
+        parameters = dict(model.named_parameters())
+        unused = {name: parameters[name] for name, how in self.coverage.items() if how == "zero"}
+        with differentiable(model, unused.values()):
             with tapped(model, {layer.name: layer.copied for layer in self.layers}) as calls:
                 logits = task.forward(fresh(inputs))
             raw = upcast(logits.detach()).cpu()
@@ -72,12 +74,11 @@ class GradientPlan:
             if directions is None:
                 directions = (task.loss_directions if self.of_loss else task.directions)(raw, targets)
             directions = directions.to(logits)
-            deltas = deltas_of(task.logits(logits), directions, calls)
+            deltas = deltas_of(task.logits(logits), directions, calls, unused)
             found: dict[str, Tensor] = {}
             for layer in self.layers:
                 module: Layer = model.get_submodule(layer.name)  # type: ignore[assignment]
                 found |= layer.record(module, calls[layer.name], deltas[layer.name], len(raw))
-            parameters = dict(model.named_parameters())
             for how, gradients in (("vmap", vmap_gradients), ("loop", loop_gradients)):
                 chosen = {name: parameters[name] for name, by in self.coverage.items() if by == how}
                 if chosen:
