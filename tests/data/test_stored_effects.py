@@ -96,3 +96,9 @@ def test_a_response_without_effects_is_zero_and_says_so(train):
     assert explainer.certificate["bound"] == 0
     with pytest.warns(DualViewWarning, match="all effects are zero"):
         assert not explainer.response(inputs[:4], train[1][:4]).dense().any()
+
+
+def test_a_page_needs_a_surrogate(model, train, tmp_path):
+    explainer = dv.fit(dv.GradDot(), model, train, progress=False)
+    with pytest.raises(TypeError, match="a page shows how far a surrogate can be trusted, and GradDot has none"):
+        dv.write_report(explainer, train, tmp_path / "page.html")

@@ -124,7 +124,7 @@ def test_an_ensemble_averages_kernels_and_doubts_apart(problem):
             for plan, data in zip(sides, (problem.train, problem.test), strict=True)
         )
         gram = train.T @ train
-        kernels.append(test @ torch.linalg.solve(gram + gram.diagonal().mean() * torch.eye(20).double(), train.T))
+        kernels.append(test @ torch.linalg.solve(gram + gram.trace() / len(train) * torch.eye(20).double(), train.T))
         doubts.append(1 - model(problem.train[0]).softmax(1).gather(1, problem.train[1][:, None])[:, 0].detach())
     expected = torch.stack(kernels).mean(0) * torch.stack(doubts).mean(0)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)

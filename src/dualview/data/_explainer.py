@@ -198,10 +198,10 @@ class Explainer:
 
     @without_autocast
     def self_influence(self) -> Float[Tensor, " train"]:
-        """Return each training sample's score for the logit of the class it was fitted to; zero where it has none.
+        """Return each training sample's score for itself; zero where it has none.
 
-        High values mark samples that the surrogate must remember one by one: hard, odd or wrongly
-        labelled ones.
+        Of shares it is the share of the logit of the class it was fitted to, of effects what including it takes
+        from its own loss. High values mark samples that are remembered one by one: hard, odd or wrongly labelled.
         """
         return self._per_train(lambda state, rows: self.method.self_scores(state, rows, self.table))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, get_args
 
@@ -91,12 +91,13 @@ def check_cross_entropy(task: Task, table: Table, name: str) -> None:
         )
 
 
-def gathered(table: Table, positions: Int[Tensor, " train"], member: int) -> tuple[Layout, list[Rows]]:
-    """Return one member's layout, and its gradients and outputs in blocks of the rows at these positions."""
-    blocks = []
-    layout: Layout = ()
+def member_layout(table: Table, member: int) -> Layout:
+    """Return what the numbers of one member's gradients are."""
+    return members(table.layout, table.parts[0].values[:0])[member].layout
+
+
+def member_blocks(table: Table, positions: Int[Tensor, " train"], member: int) -> Iterator[Rows]:
+    """Walk one member's gradients and outputs of the rows at these positions."""
     for rows in table.blocks(BLOCK, positions):
         one = members(table.layout, rows.values)[member]
-        layout = one.layout
-        blocks.append(rows._replace(values=one.gradients, outputs=one.outputs))
-    return layout, blocks
+        yield rows._replace(values=one.gradients, outputs=one.outputs)

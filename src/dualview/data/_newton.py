@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import doubts, gathered
+from dualview.data._gradients import doubts, member_blocks, member_layout
 from dualview.data._method import Prepared
 from dualview.engine.gradients import Member, members
 from dualview.engine.tables import Rows, Table
@@ -78,12 +78,12 @@ def newton(
 
 
 def _gram(train: Table, positions: Tensor, member: int, weighted: bool) -> Tensor:
-    layout, blocks = gathered(train, positions, member)
+    layout = member_layout(train, member)
     width = sum(part.dense_width for part in layout)
     if width > MAX_DENSE:
         raise ValueError(f"{width:,} parameters are too many for a matrix of all: give projection=, or parameters=")
     total = torch.zeros(width, width, dtype=train.dtype)
-    for rows in blocks:
+    for rows in member_blocks(train, positions, member):
         gradients = dense(layout, rows.values)
         if weighted:
             doubt = doubts(rows.outputs, rows.targets)
@@ -108,7 +108,7 @@ def _factor(matrix: Tensor, ridge: float, absolute: bool, num_rows: int) -> tupl
 
 
 def _doubts(train: Table, member: int) -> Float[Tensor, " train"]:
-    _, blocks = gathered(train, torch.arange(len(train)), member)
+    blocks = member_blocks(train, torch.arange(len(train)), member)
     return torch.cat([doubts(rows.outputs, rows.targets) for rows in blocks])
 
 

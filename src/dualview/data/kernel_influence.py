@@ -17,7 +17,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import check_cross_entropy, doubts, gathered, gradient_sides, parameter_names
+from dualview.data._gradients import (
+    check_cross_entropy,
+    doubts,
+    gradient_sides,
+    member_blocks,
+    member_layout,
+    parameter_names,
+)
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import checkpoints_of
@@ -118,7 +125,7 @@ class KernelInfluence(DataMethod):
         damping = torch.empty(num_members, dtype=torch.float64)
         factors = roots.new_empty(num_members, *(2 * [num_rows] if as_kernel else [0, 0]))
         for k in range(num_members):
-            layout, blocks = gathered(train, positions, k)
+            layout, blocks = member_layout(train, k), list(member_blocks(train, positions, k))
             curvatures, slopes[k] = (torch.cat(part) for part in zip(*map(_slopes, blocks), strict=True))
             smallest = (
                 float(curvatures.mean()) * torch.finfo(train.dtype).eps ** 2
@@ -166,7 +173,7 @@ class KernelInfluence(DataMethod):
         self, state: KernelState, member: int, gradients: Float[Tensor, "row unit"], train: Table
     ) -> Float[Tensor, "row fitted"]:
         """Return gᵀ (λI + Σ_j R_j g_j g_jᵀ)⁻¹ g_i of some gradients g and those of the fitted samples i."""
-        layout, blocks = gathered(train, state.positions, member)
+        layout, blocks = member_layout(train, member), list(member_blocks(train, state.positions, member))
         factor, roots = state.factors[member], state.roots[member]
         if not len(factor):
             vectors = self._solve(state, member, dense(layout, gradients), layout, blocks)

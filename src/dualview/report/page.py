@@ -63,6 +63,7 @@ def write_report(
         The path written.
 
     Raises:
+        TypeError: the method has no surrogate of the network.
         ValueError: the task is no classification, a negative number of samples, no neighbours, an unknown `rule`, data
             that the explainer refuses, or samples that have changed since they were recorded.
         NotImplementedError: an operation has no rule, where `rule` is given and not "auto".
@@ -80,6 +81,11 @@ def write_report(
     chosen = "auto" if rule == "auto" else LRP(rule) if isinstance(rule, str) else rule
     if explainer.task.problem != "classification":
         raise ValueError(f"a page shows right and wrong classes, and this is a {explainer.task.problem} task")
+    if not explainer.method.has_surrogate:
+        raise TypeError(
+            f"a page shows how far a surrogate can be trusted, and {type(explainer.method).__name__} has none: fit "
+            "DualView or TraceNTK for one; dualview.plot draws what explain returns, of any method"
+        )
     samples = as_samples(data, name="data")
     table = explainer.record(samples)
     errors = dataclasses.replace(explainer, held_out=table).errors()  # of the rows just recorded, not recorded again
