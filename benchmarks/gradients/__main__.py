@@ -10,7 +10,7 @@ convolutions of 16 and 32 channels, each pooled by 2, and linear layers 1568-64-
   single precision with a ridge of 1. dattri projects to 512 numbers unless told otherwise, and goes through all test
   images again for each batch of training images.
 - *~*: extrapolated. All costs are a constant and so much for each training image; where all of them would take more
-  than 40 s, a line is laid through runs with 100 and 300 of them and all test images.
+  than 40 s, a line is laid through runs with 100 and 300 of them (10 and 30 for the slowest) and all test images.
 - *Ours*: `dv.fit(method, task, train)` and `.explain(test)`, with each method's defaults but for what its name says.
   "recording alone" leaves out what the method itself computes: its curvature, its solves and its scores.
 """
@@ -107,6 +107,7 @@ def rows(num_train: int, num_test: int, *, rivals: bool) -> list[dict]:
             **{name: written(product(problems[name]), unit[name]) for name in problems},
         }
     )
+    print(found, flush=True)
     contenders = {f"ours: {Method(one).name}": ours(one) for one in OURS}
     contenders["ours: ForwardInfluence, recording alone"] = recording(dv.ForwardInfluence())
     contenders[f"ours: {Method(DENSE).name}"] = ours(DENSE)

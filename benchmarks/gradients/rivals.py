@@ -15,6 +15,7 @@ from benchmarks.gradients.networks import Problem, cpu_seconds
 BATCH = 100
 LIMIT = 40  # CPU seconds beyond which a whole run is not measured
 SMALLER = 100, 300  # training samples of the runs that tell its cost
+FEWER = 10, 30
 
 
 class Seconds(NamedTuple):
@@ -94,14 +95,17 @@ RIVALS: dict[str, Run] = {
 }
 
 
+SLOW = (dattri_tracin, traker_2048)  # minutes for a hundred samples
+
+
 def measured(run: Run, problem: Problem) -> Seconds:
     """Measure a run, or where that would take long lay a line through two runs with fewer training samples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rivals warn of their own age
         run(Problem(problem.model, *(values[:10] for values in problem[1:])), 10)  # imports and compiles
-        small, large = (cpu_seconds(lambda number=number: run(problem, number)) for number in SMALLER)
-        slope = (large - small) / (SMALLER[1] - SMALLER[0])
-        expected = large + slope * (len(problem.labels) - SMALLER[1])
+        few, more = FEWER if run in SLOW else SMALLER
+        small, large = (cpu_seconds(lambda number=number: run(problem, number)) for number in (few, more))
+        expected = large + (large - small) / (more - few) * (len(problem.labels) - more)
         if expected > LIMIT:
             return Seconds(expected, extrapolated=True)
         return Seconds(cpu_seconds(lambda: run(problem, len(problem.labels))), extrapolated=False)

@@ -318,7 +318,9 @@ def test_scores_are_counted_block_by_block():
         assert found["below_noise"] == [0, 0.25] and found["noise"] == pytest.approx([0, 0.7])
 
 
+@pytest.mark.filterwarnings("ignore:the strongest proponents")
 def test_an_explanation_tells_the_noise_of_its_projection(model, data):
+    torch.manual_seed(0)
     wide = nn.Sequential(nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 3))
     explainer = fit(dv.GradDot(projection=256), wide, data)
     result = explainer.explain(data[0][:7])
