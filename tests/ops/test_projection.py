@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from dualview.ops import projection
-from dualview.ops.layout import Layout, factors, plain, width_of
-from dualview.ops.projection import dense_width, noise, project, projected_layout
+from dualview.ops.layout import Layout, dense_width_of, factors, plain, width_of
+from dualview.ops.projection import noise, project, projected_layout
 
 KINDS = ("rademacher", "gaussian", "sparse", "khatri-rao", "two-sided")
 LAYOUT = (factors("conv", 3, 4, 5, bias=True), plain("norm", 7), factors("fc", 1, 6, 3, bias=False))
@@ -113,7 +113,7 @@ def test_blocks_of_rows_do_not_matter(monkeypatch, kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_more_numbers_than_the_width_stay_as_they_are(kind: str):
     rows = rows_of(LAYOUT, 5)
-    size = dense_width(LAYOUT)
+    size = dense_width_of(LAYOUT)
     assert size == 25 + 7 + 18
     kept = project(LAYOUT, rows, width=size, kind=kind, seed=0)
     assert torch.equal(kept, torch.cat(dense_parts(LAYOUT, rows, bias_last=kind != "two-sided"), 1))

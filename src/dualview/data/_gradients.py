@@ -56,9 +56,8 @@ def gradient_sides(
     width: int | None = None,
     kind: Kind = "khatri-rao",
     seed: int = 0,
-    test: Measure | None = None,
 ) -> Sides:
-    """Return the gradients of `train` on the training side, and of the measured output (or `test`) on the other."""
+    """Return the gradients of `train` on the training side, and of the measured output on the other."""
 
     def of(measure: Measure) -> Gradients:
         training_loss = task.training_loss if measure == loss else None
@@ -66,7 +65,7 @@ def gradient_sides(
             measure, checkpoints, parameter_names(parameters), training_loss, width=width, kind=kind, seed=seed
         )
 
-    return Sides(of(train), of(task.single_output if test is None else test))
+    return Sides(of(train), of(task.single_output))
 
 
 def doubts(outputs: Float[Tensor, "row logit"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:

@@ -56,6 +56,7 @@ class DataMethod(ABC):
     A fitted state is a NamedTuple of tensors, so that it can be stored, with its JSON facts beside it.
 
     Attributes:
+        State: the NamedTuple that a fit returns.
         kind: of its scores.
         has_surrogate: whether it explains a surrogate of the network, whose `logits` can be compared with it.
         reads_readout: whether it needs the network's last linear layer to be known.
@@ -63,6 +64,7 @@ class DataMethod(ABC):
         problems: what the labels of its tasks may be.
     """
 
+    State: ClassVar[type[Any]]
     kind: ClassVar[Kind]
     has_surrogate: ClassVar[bool] = False
     reads_readout: ClassVar[bool] = False
@@ -97,21 +99,21 @@ class DataMethod(ABC):
                 was seen while a setting was chosen (`Curve.describe`).
         """
 
-    @abstractmethod
     def state_from(self, tensors: dict[str, Tensor]) -> Any:
         """Rebuild the state from its tensors by name."""
+        return self.State(**{name: tensors[name] for name in self.State._fields})
 
-    @abstractmethod
     def scored(self, state: Any) -> Int[Tensor, " train"]:
-        """Return the training positions that can have a score other than zero, rising."""
+        """Return the training positions that can have a score other than zero, rising; the state's by default."""
+        return state.positions
 
     def known_classes(self, state: Any, train: Table, positions: Int[Tensor, " train"]) -> Int[Tensor, " cls"]:
         """Return the output columns that this fit can explain, rising: by default those with samples at `positions`."""
         return train.targets[positions].unique()
 
-    @abstractmethod
     def prepare(self, state: Any, task: Task, test: Rows, train: Table) -> Prepared:
-        """Do what is needed once per block of test samples."""
+        """Do what is needed once per block of test samples: nothing by default."""
+        return Prepared(test.values, test.outputs, train.layout)
 
     @abstractmethod
     def score(self, state: Any, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:

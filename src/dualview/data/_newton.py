@@ -15,6 +15,7 @@ from dualview.data._method import Prepared
 from dualview.engine.gradients import Member, members
 from dualview.engine.tables import Rows, Table
 from dualview.ops.gradients import dense
+from dualview.ops.layout import dense_width_of
 
 MAX_DENSE = 20_000  # numbers of a row, of which a matrix of all pairs is made
 
@@ -79,7 +80,7 @@ def newton(
 
 def _gram(train: Table, positions: Tensor, member: int, weighted: bool) -> Tensor:
     layout = member_layout(train, member)
-    width = sum(part.dense_width for part in layout)
+    width = dense_width_of(layout)
     if width > MAX_DENSE:
         raise ValueError(f"{width:,} parameters are too many for a matrix of all: give projection=, or parameters=")
     total = torch.zeros(width, width, dtype=train.dtype)

@@ -68,6 +68,7 @@ class Response(DataMethod):
     positions: Int[Tensor, " fitted"]
     pinned: bool
 
+    State: ClassVar[type[DualState]] = DualState
     kind: ClassVar[Kind] = "effect"
     problems: ClassVar[tuple[Problem, ...]] = DualView.problems
 
@@ -81,9 +82,6 @@ class Response(DataMethod):
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[DualState, dict[str, Any]]:
         return self.of.fit(task, train, positions, held_out)
-
-    def state_from(self, tensors: dict[str, Tensor]) -> DualState:
-        return self.of.state_from(tensors)
 
     def scored(self, state: DualState) -> Int[Tensor, " train"]:
         return state.support

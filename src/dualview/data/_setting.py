@@ -9,8 +9,9 @@ from torch import Tensor
 
 from dualview.engine.labels import Problem
 from dualview.solvers import DualSolution, Metric, crammer_singer, dual
+from dualview.solvers.metrics import plain
 
-PLAIN = Metric()
+PLAIN = plain()
 
 
 class Setting(NamedTuple):

@@ -30,6 +30,7 @@ class Confidence(DataMethod):
         >>> method = Confidence()
     """
 
+    State: ClassVar[type[Suspicions]] = Suspicions
     kind: ClassVar[Kind] = "similarity"
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
@@ -41,15 +42,6 @@ class Confidence(DataMethod):
         probabilities, labels = task.logits(train.outputs).softmax(1), train.targets[:, None]
         rivals = probabilities.scatter(1, labels, -1.0).amax(1)
         return Suspicions(positions, rivals - probabilities.gather(1, labels).squeeze(1)), {}
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Suspicions:
-        return Suspicions(tensors["positions"], tensors["values"])
-
-    def scored(self, state: Suspicions) -> Int[Tensor, " train"]:
-        return state.positions
-
-    def prepare(self, state: Suspicions, task: Task, test: Rows, train: Table) -> Prepared:
-        return Prepared(test.values, test.outputs)
 
     def score(self, state: Suspicions, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         return state.values[train.index].repeat(len(test.values), 1)

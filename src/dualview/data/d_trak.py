@@ -58,6 +58,7 @@ class DTRAK(DataMethod):
     kind_of_projection: Projection = "khatri-rao"
     seed: int = 0
 
+    State: ClassVar[type[Newton]] = Newton
     kind: ClassVar[Kind] = "effect"
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
@@ -86,12 +87,6 @@ class DTRAK(DataMethod):
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[Newton, dict[str, Any]]:
         return newton(train, positions, self.ridge, absolute=self.absolute, sloped=False)
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Newton:
-        return Newton(**{name: tensors[name] for name in Newton._fields})
-
-    def scored(self, state: Newton) -> Int[Tensor, " train"]:
-        return state.positions
 
     def prepare(self, state: Newton, task: Task, test: Rows, train: Table) -> Prepared:
         return prepared(state, test, train)

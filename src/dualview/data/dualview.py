@@ -103,6 +103,7 @@ class DualView(DataMethod):
     gap: float = 1e-6
     seed: int = 0
 
+    State: ClassVar[type[DualState]] = DualState
     kind: ClassVar[Kind] = "share"
     has_surrogate: ClassVar[bool] = True
     reads_readout: ClassVar[bool] = True
@@ -278,9 +279,6 @@ class DualView(DataMethod):
             held = held_rows(HeldOut(train, positions[aside]), task)
             setting = setting._replace(weights=setting.weights.index_fill(0, aside, 0.0))
         return by_fidelity(setting, held)
-
-    def state_from(self, tensors: dict[str, Tensor]) -> DualState:
-        return DualState(**{name: tensors[name] for name in DualState._fields})
 
     def scored(self, state: DualState) -> Int[Tensor, " train"]:
         return state.support

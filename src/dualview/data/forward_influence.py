@@ -152,6 +152,7 @@ class ForwardInfluence(DataMethod):
     projection: int | None = None
     seed: int = 0
 
+    State: ClassVar[type[ForwardState]] = ForwardState
     kind: ClassVar[Kind] = "effect"
     reads_loss: ClassVar[bool] = True
     reads_readout: ClassVar[bool] = True
@@ -242,12 +243,6 @@ class ForwardInfluence(DataMethod):
             "support": len(kept),
             "support_share": len(kept) / num_train,
         }
-
-    def state_from(self, tensors: dict[str, Tensor]) -> ForwardState:
-        return ForwardState(**{name: tensors[name] for name in ForwardState._fields})
-
-    def scored(self, state: ForwardState) -> Int[Tensor, " train"]:
-        return state.positions
 
     def _temperature(self, train: Table, positions: Tensor, held_out: HeldOut | None) -> float:
         if self.temperature != "matched":

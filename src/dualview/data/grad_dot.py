@@ -52,6 +52,7 @@ class GradDot(DataMethod):
     kind_of_projection: Projection = "khatri-rao"
     seed: int = 0
 
+    State: ClassVar[type[Scored]] = Scored
     kind: ClassVar[Kind] = "effect"
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
@@ -74,15 +75,6 @@ class GradDot(DataMethod):
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[Scored, dict[str, Any]]:
         return Scored(positions), {}
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Scored:
-        return Scored(tensors["positions"])
-
-    def scored(self, state: Scored) -> Int[Tensor, " train"]:
-        return state.positions
-
-    def prepare(self, state: Scored, task: Task, test: Rows, train: Table) -> Prepared:
-        return Prepared(test.values, test.outputs, train.layout)
 
     def score(self, state: Scored, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         (mine,), (theirs,) = members(test.layout, test.values), members(test.layout, train.values)

@@ -92,6 +92,7 @@ class KernelInfluence(DataMethod):
     solver: str = "auto"
     tolerance: float = 1e-5
 
+    State: ClassVar[type[KernelState]] = KernelState
     kind: ClassVar[Kind] = "effect"
     reads_loss: ClassVar[bool] = True
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression")
@@ -127,9 +128,7 @@ class KernelInfluence(DataMethod):
         for k in range(num_members):
             layout, blocks = member_layout(train, k), list(member_blocks(train, positions, k))
             curvatures, slopes[k] = (torch.cat(part) for part in zip(*map(_slopes, blocks), strict=True))
-            smallest = (
-                float(curvatures.mean()) * torch.finfo(train.dtype).eps ** 2
-            )  # it is divided by; changes no digit
+            smallest = float(curvatures.mean()) * torch.finfo(train.dtype).eps ** 2  # divided by; changes no digit
             roots[k] = curvatures.clamp(min=smallest).sqrt()
             norms = torch.cat([squared_norms(layout, rows.values) for rows in blocks])
             damping[k] = self.damping * float((curvatures * norms).double().mean())
@@ -141,12 +140,6 @@ class KernelInfluence(DataMethod):
                 _factorise(factors[k], self.damping)
         facts = {"damping": damping.tolist(), "solver": "kernel" if as_kernel else "cg"}
         return KernelState(positions, roots, slopes, damping, factors), facts
-
-    def state_from(self, tensors: dict[str, Tensor]) -> KernelState:
-        return KernelState(**{name: tensors[name] for name in KernelState._fields})
-
-    def scored(self, state: KernelState) -> Int[Tensor, " train"]:
-        return state.positions
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────────
 
@@ -173,11 +166,12 @@ class KernelInfluence(DataMethod):
         self, state: KernelState, member: int, gradients: Float[Tensor, "row unit"], train: Table
     ) -> Float[Tensor, "row fitted"]:
         """Return gᵀ (λI + Σ_j R_j g_j g_jᵀ)⁻¹ g_i of some gradients g and those of the fitted samples i."""
-        layout, blocks = member_layout(train, member), list(member_blocks(train, state.positions, member))
+        layout, blocks = member_layout(train, member), member_blocks(train, state.positions, member)
         factor, roots = state.factors[member], state.roots[member]
         if not len(factor):
-            vectors = self._solve(state, member, dense(layout, gradients), layout, blocks)
-            return torch.cat([apply(layout, rows.values, vectors) for rows in blocks]).T
+            held = list(blocks)  # every step walks them
+            vectors = self._solve(state, member, dense(layout, gradients), layout, held)
+            return torch.cat([apply(layout, rows.values, vectors) for rows in held]).T
         near = torch.cat([products(layout, gradients, rows.values) for rows in blocks], dim=1)
         half = torch.linalg.solve_triangular(factor, near.mul_(roots).T, upper=False)
         return torch.linalg.solve_triangular(factor.mT, half, upper=True).T / roots

@@ -45,6 +45,7 @@ class LastLayerInfluence(DataMethod):
     damping: float = 0.1
     curvature: str = "auto"
 
+    State: ClassVar[type[ForwardState]] = ForwardState
     kind: ClassVar[Kind] = "effect"
     reads_loss: ClassVar[bool] = True
     reads_readout: ClassVar[bool] = True
@@ -67,12 +68,6 @@ class LastLayerInfluence(DataMethod):
         units, columns = train.width + 1, max(2, train.num_classes)
         form = self.curvature if self.curvature != "auto" else "full" if units * columns <= MOST_WEIGHTS else "blocks"
         return self._influence(units / len(positions), form).fit(task, train, positions, held_out)
-
-    def state_from(self, tensors: dict[str, Tensor]) -> ForwardState:
-        return self._influence().state_from(tensors)
-
-    def scored(self, state: ForwardState) -> Int[Tensor, " train"]:
-        return state.positions
 
     def prepare(self, state: ForwardState, task: Task, test: Rows, train: Table) -> Prepared:
         return self._influence().prepare(state, task, test, train)

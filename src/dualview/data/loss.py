@@ -29,6 +29,7 @@ class Loss(DataMethod):
         >>> method = Loss()
     """
 
+    State: ClassVar[type[Suspicions]] = Suspicions
     kind: ClassVar[Kind] = "similarity"
     reads_loss: ClassVar[bool] = True
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
@@ -42,15 +43,6 @@ class Loss(DataMethod):
         logits, one_logit = task.logits(train.outputs), train.num_classes == 1
         with torch.no_grad():
             return Suspicions(positions, task.losses(logits, train.targets, one_logit=one_logit)), {}
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Suspicions:
-        return Suspicions(tensors["positions"], tensors["values"])
-
-    def scored(self, state: Suspicions) -> Int[Tensor, " train"]:
-        return state.positions
-
-    def prepare(self, state: Suspicions, task: Task, test: Rows, train: Table) -> Prepared:
-        return Prepared(test.values, test.outputs)
 
     def score(self, state: Suspicions, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         return state.values[train.index].repeat(len(test.values), 1)

@@ -44,6 +44,7 @@ class Random(DataMethod):
 
     seed: int = 0
 
+    State: ClassVar[type[Drawn]] = Drawn
     kind: ClassVar[Kind] = "effect"
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
@@ -55,12 +56,6 @@ class Random(DataMethod):
     ) -> tuple[Drawn, dict[str, Any]]:
         seed = int(hash_bytes(model_fingerprint(task.model), str(self.seed))[:12], 16)
         return Drawn(positions, torch.tensor([seed])), {}
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Drawn:
-        return Drawn(tensors["positions"], tensors["seed"])
-
-    def scored(self, state: Drawn) -> Int[Tensor, " train"]:
-        return state.positions
 
     def prepare(self, state: Drawn, task: Task, test: Rows, train: Table) -> Prepared:
         noise = [_noise(int(state.seed) + 1 + position, len(train)) for position in test.index.tolist()]

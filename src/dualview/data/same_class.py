@@ -28,6 +28,7 @@ class SameClass(DataMethod):
         >>> method = SameClass()
     """
 
+    State: ClassVar[type[Scored]] = Scored
     kind: ClassVar[Kind] = "similarity"
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
@@ -37,12 +38,6 @@ class SameClass(DataMethod):
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[Scored, dict[str, Any]]:
         return Scored(positions), {}
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Scored:
-        return Scored(tensors["positions"])
-
-    def scored(self, state: Scored) -> Int[Tensor, " train"]:
-        return state.positions
 
     def prepare(self, state: Scored, task: Task, test: Rows, train: Table) -> Prepared:
         sign = -1.0 if getattr(task.single_output, "lower_is_better", False) else 1.0

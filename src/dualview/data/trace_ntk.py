@@ -60,6 +60,7 @@ class TraceNTK(DataMethod):
     gap: float = 1e-6
     seed: int = 0
 
+    State: ClassVar[type[DualState]] = DualState
     kind: ClassVar[Kind] = "share"
     has_surrogate: ClassVar[bool] = True
 
@@ -96,9 +97,6 @@ class TraceNTK(DataMethod):
             other = rows if same else Table([_normalised(part) for part in held_out.table.parts])
             held_out = HeldOut(other, held_out.positions)
         return self._on_rows.fit(task, rows, positions, held_out)
-
-    def state_from(self, tensors: dict[str, Tensor]) -> DualState:
-        return self._on_rows.state_from(tensors)
 
     def scored(self, state: DualState) -> Int[Tensor, " train"]:
         return state.support

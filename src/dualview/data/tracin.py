@@ -71,6 +71,7 @@ class TracIn(DataMethod):
     kind_of_projection: Projection = "khatri-rao"
     seed: int = 0
 
+    State: ClassVar[type[Rates]] = Rates
     kind: ClassVar[Kind] = "effect"
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
@@ -112,15 +113,6 @@ class TracIn(DataMethod):
 
     def _rates(self, task: Task) -> list[float]:
         return list(self.learning_rates or [one.learning_rate or 1.0 for one in checkpoints_of(task)])
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Rates:
-        return Rates(tensors["positions"], tensors["rates"])
-
-    def scored(self, state: Rates) -> Int[Tensor, " train"]:
-        return state.positions
-
-    def prepare(self, state: Rates, task: Task, test: Rows, train: Table) -> Prepared:
-        return Prepared(test.values, test.outputs, train.layout)
 
     def score(self, state: Rates, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         total = test.values.new_zeros(len(test.values), len(train.index))

@@ -64,6 +64,7 @@ class TRAK(DataMethod):
     kind_of_projection: Projection = "khatri-rao"
     seed: int = 0
 
+    State: ClassVar[type[Newton]] = Newton
     kind: ClassVar[Kind] = "effect"
     reads_loss: ClassVar[bool] = True
 
@@ -88,12 +89,6 @@ class TRAK(DataMethod):
     ) -> tuple[Newton, dict[str, Any]]:
         check_cross_entropy(task, train, "TRAK")
         return newton(train, positions, self.ridge, absolute=self.absolute, weighted=self.weighted)
-
-    def state_from(self, tensors: dict[str, Tensor]) -> Newton:
-        return Newton(**{name: tensors[name] for name in Newton._fields})
-
-    def scored(self, state: Newton) -> Int[Tensor, " train"]:
-        return state.positions
 
     def prepare(self, state: Newton, task: Task, test: Rows, train: Table) -> Prepared:
         return prepared(state, test, train)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dualview.ops.layout import Layout, Part, plain, split_parts
+from dualview.ops.layout import Layout, Part, dense_width_of, plain, split_factors, split_parts
 
 Kind = Literal["rademacher", "gaussian", "sparse", "khatri-rao", "two-sided"]
 
@@ -63,7 +63,7 @@ def project(
     if kind == "two-sided":
         sides = _sides(layout, width)
         return torch.cat([_two_sided(part, values[i], *sides[i], seed, i) for i, part in enumerate(layout)], dim=1)
-    if dense_width(layout) <= width:
+    if dense_width_of(layout) <= width:
         return torch.cat([_dense(part, values[i], *span) for i, part in enumerate(layout) for span in _spans(part)], 1)
     projected = rows.new_zeros(width, len(rows)).T
     for i, part in enumerate(layout):
@@ -80,12 +80,7 @@ def projected_layout(layout: Layout, *, width: int, kind: Kind = "rademacher") -
     """Return the layout of rows after `project`: plain numbers, at most `width`; two-sided they keep their parts."""
     if kind == "two-sided":
         return tuple(plain(part.name, m * n) for part, (m, n) in zip(layout, _sides(layout, width), strict=True))
-    return (plain("projection", min(width, dense_width(layout))),)
-
-
-def dense_width(layout: Layout) -> int:
-    """Return how many numbers a row of this layout stands for."""
-    return sum(part.dense_width for part in layout)
+    return (plain("projection", min(width, dense_width_of(layout))),)
 
 
 def noise(
@@ -168,9 +163,7 @@ def _factors(
     part: Part, values: Tensor, *, constant: bool = False
 ) -> tuple[Float[Tensor, "row rank input"], Float[Tensor, "row rank output"]]:
     """Return all a_k, with a constant 1 behind each if asked, and all δ_k."""
-    split = part.rank * part.inputs
-    inputs = values[:, :split].reshape(-1, part.rank, part.inputs)
-    outputs = values[:, split:].reshape(-1, part.rank, part.outputs)
+    inputs, outputs = split_factors(part, values)
     return F.pad(inputs, (0, 1), value=1.0) if constant else inputs, outputs
 
 
