@@ -22,6 +22,9 @@ def test_words_become_methods_with_their_settings():
     assert forward == Method(dv.ForwardInfluence(("0", "2"), temperature=2.0))
     assert contender("DualView(C=1e-2, metric='whitened')").name == "DualView(C=0.01, metric='whitened')"
     assert contender("random") == Method(dv.Random(), "random")
+    assert contender("RelatIF(of=DataInf(damping=0.5), form='theta')") == Method(
+        dv.RelatIF(dv.DataInf(damping=0.5), form="theta")
+    )
     assert contender(BASELINES["loss"]) is contender("loss") is BASELINES["loss"]
     assert [one.name for one in contenders(["random", "DualView(gap=1e-3)"])] == ["random", "DualView(gap=0.001)"]
     assert contender("DualView").name == "DualView"
@@ -33,10 +36,11 @@ def test_words_become_methods_with_their_settings():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("Dualview", "names no method; known: random, same-class, loss, confidence, DTRAK, TRAK, DualView"),
+        ("Dualview", "names no method; known: random, same-class, loss, confidence, "),
         ("DualView(0.1)", "is no method with plain settings"),
         ("DualView(C=open('x'))", "is no method with plain settings"),
         ("DualView(depth=3)", "unexpected keyword argument 'depth'"),
+        ("RelatIF(of=DataInf(depth=3))", "unexpected keyword argument 'depth'"),
         ("os.system('x')", "is no method with plain settings"),
         ("DualView(", "is no method with plain settings"),
         ("best(DualView)", "must name two or more"),

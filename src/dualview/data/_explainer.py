@@ -15,10 +15,13 @@ from torch import Tensor
 from dualview._version import __version__
 from dualview.data._attribution import DataAttribution
 from dualview.data._curve import Curve
+from dualview.data._groups import GroupAttribution, group_attribution
 from dualview.data._guards import BelowNoise
 from dualview.data._method import DataMethod
 from dualview.data._ranking import Ranking
 from dualview.data._response import response_of
+from dualview.data._review import errors, suspects
+from dualview.data._selection import Selection
 from dualview.data._test_inputs import batches_of, target_columns, without_labels
 from dualview.data._topk import RunningTop
 from dualview.engine import outputs
@@ -33,8 +36,6 @@ from dualview.engine.task import Task
 
 TEST_BLOCK = 1024
 TRAIN_BLOCK = 4096
-
-SUSPECTS_BY = ("slack", "self_influence", "loss")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +125,16 @@ class Explainer:
         return dataclasses.replace(self, method=responding).explain(inputs, targets, top=top)
 
     @without_autocast
+    def select(self, inputs: Any, targets: Any = None) -> Selection:
+        """Answer with training samples in an order, for the prediction of each input. Arguments as for `explain`.
+
+        Raises:
+            TypeError: the method scores samples and selects none.
+        """
+        found = self.method.select(self.state, self.task, self.rows(inputs, targets), self.table)
+        return dataclasses.replace(found, names=self.names, source=self.source_of(inputs))
+
+    @without_autocast
     def explain_classes(
         self, inputs: Any, classes: Sequence[int] | None = None, *, top: int = 20
     ) -> dict[int, DataAttribution]:
@@ -179,6 +190,27 @@ class Explainer:
         """Return the surrogate's logits for these inputs, bias included."""
         return self.method.logits(self.state, self._recorded(inputs, self._whichever).values)
 
+    @without_autocast
+    def explain_groups(self, inputs: Any, groups: Any, targets: Any = None) -> GroupAttribution:
+        """Score groups of training samples, a source or an annotator, say, for the prediction of each input.
+
+        A group's score is the sum of its samples': exact for shares, first order for effects. Where the method knows
+        what leaving them out together does (`KernelInfluence`, `Influence(leverage=True)`) it is that instead.
+
+        Args:
+            inputs: as for `explain`.
+            groups: a mask "train"; a mapping from names to masks or positions; or a column of metadata, one value a
+                training sample, None for none.
+            targets: as for `explain`.
+
+        Raises:
+            ValueError: a group has no members, or the scores are similarities, whose sums mean nothing.
+        """
+        rows = self.rows(inputs, targets)
+        tests = (Rows(*(part[test] for part in rows)) for test in _slices(len(rows.index)))
+        prepared = (self.method.prepare(self.state, self.task, test, self.table) for test in tests)
+        return group_attribution(self, rows, prepared, groups)
+
     def rows(self, inputs: Any, targets: Any = None) -> Rows:
         """Record test samples, checked against what training looked like; targets default to predictions."""
         rows = self._recorded(inputs, targets)
@@ -225,19 +257,7 @@ class Explainer:
             predicted (by the network), confidence. A sample that was held out of the fit has slack but no
             influence.
         """
-        if top is not None and top < 1:
-            raise ValueError(f"`top` must be at least 1; it is {top}")
-        by = by or ("slack" if self.method.has_surrogate else "self_influence")
-        known = [name for name in SUSPECTS_BY if name != "slack" or self.method.has_surrogate]
-        if by not in known:
-            raise ValueError(f"`by` is {by!r}; choose from {', '.join(map(repr, known))}")
-        columns = {"self_influence": self.self_influence(), **self._predictions(self.table)}
-        if self.method.has_surrogate:
-            slacks = [self.method.slacks(self.state, rows) for rows in self.table.blocks(TRAIN_BLOCK)]
-            columns = {"slack": torch.cat(slacks), "importance": self.importance(), **columns}
-        rank = columns[by].argsort(descending=True, stable=True)[:top]
-        names = None if self.names is None else [self.names[int(i)] for i in rank]
-        return Ranking(rank, {name: column[rank] for name, column in columns.items()}, by, len(self.table), names)
+        return suspects(self, top, by)
 
     @without_autocast
     def errors(self, data: Any = None) -> Ranking:
@@ -254,19 +274,7 @@ class Explainer:
             ValueError: the task is no classification, or no data was given and a store does not keep the rows of the
                 held-out data set.
         """
-        if self.task.problem != "classification":
-            raise ValueError(
-                f"a {self.task.problem} task has no wrong classes to rank: name samples yourself, or use "
-                "suspects(by='loss')"
-            )
-        table = self.record(data)
-        columns = self._predictions(table)
-        wrong = columns["target"] != columns["predicted"]
-        if data is None and table is self.table and len(self.positions) < len(table):  # the held-out share of it
-            wrong[self.positions] = False
-        wrong = wrong.nonzero().squeeze(1)
-        rank = wrong[columns["loss"][wrong].argsort(descending=True, stable=True)]
-        return Ranking(rank, {name: column[rank] for name, column in columns.items()}, "loss", len(table))
+        return errors(self, data)
 
     def record(self, data: Any = None) -> Table:
         """Record a labelled data set as training was; None gives the held-out rows, else the training rows."""
@@ -378,16 +386,6 @@ class Explainer:
         for rows in self.table.blocks(TRAIN_BLOCK, self.method.scored(self.state)):
             whole[rows.index] = values(self.state, rows)
         return whole
-
-    def _predictions(self, table: Table) -> dict[str, Tensor]:
-        logits = self.task.logits(table.outputs)
-        with torch.no_grad():
-            losses = self.task.losses(logits, table.targets, one_logit=table.num_classes == 1)
-        if self.task.problem != "classification":
-            single = table.num_classes == 1
-            return {"loss": losses} | ({"target": table.targets[:, 0], "predicted": logits[:, 0]} if single else {})
-        confidence, predicted = logits.softmax(1).amax(1), logits.argmax(1)
-        return {"loss": losses, "target": table.targets, "predicted": predicted, "confidence": confidence}
 
 
 def _slices(num_test: int) -> Iterator[slice]:

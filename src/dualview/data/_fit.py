@@ -21,6 +21,7 @@ from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import targets_of
 from dualview.engine.readout import with_readout
 from dualview.engine.record import Recorder, Sides
+from dualview.engine.replay import Replay
 from dualview.engine.store import Store
 from dualview.engine.tables import Table
 from dualview.engine.task import Task, as_task
@@ -95,6 +96,7 @@ def fit(
     else:
         store = store if isinstance(store, Store) else Store(Path(store))
         key, table = record_in_store(store, sides.train, recorder, probe, data_id, progress=progress)
+    table.replay = Replay(task, samples, recorder.num_classes, recorder.batch_size)
     positions, rest = _held_out(held_out, recorder, table, progress)
     state, certificate = method.fit(task, table, positions, rest)
     certificate["loss_reduction"] = probe.loss_reduction

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from collections import namedtuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,7 +19,11 @@ from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
+from dualview.errors import StoreError
 from dualview.ops.layout import Layout
+
+if TYPE_CHECKING:
+    from dualview.data._selection import Selection
 
 
 class Prepared(NamedTuple):
@@ -61,6 +67,8 @@ class DataMethod(ABC):
         has_surrogate: whether it explains a surrogate of the network, whose `logits` can be compared with it.
         reads_readout: whether it needs the network's last linear layer to be known.
         reads_loss: whether its fit rests on the task's loss, although recorded rows do not.
+        inverts_curvature: whether self-influence is g_iᵀ H⁻¹ g_i / n, g_i the gradient of the sample's loss and H a
+            damped curvature, at least to first order.
         problems: what the labels of its tasks may be.
     """
 
@@ -69,6 +77,7 @@ class DataMethod(ABC):
     has_surrogate: ClassVar[bool] = False
     reads_readout: ClassVar[bool] = False
     reads_loss: ClassVar[bool] = False
+    inverts_curvature: ClassVar[bool] = False
     problems: ClassVar[tuple[Problem, ...]] = ("classification",)
 
     @abstractmethod
@@ -127,6 +136,12 @@ class DataMethod(ABC):
         sample takes from its own loss.
         """
 
+    def joint_scores(
+        self, state: Any, test: Prepared, group: Int[Tensor, " member"], train: Table
+    ) -> Float[Tensor, " test"] | None:
+        """Return the effect of including a group of scored samples together; None where only single ones are known."""
+        return None
+
     def noise(
         self, state: Any, test: Prepared, train: Rows, scores: Float[Tensor, "test train"]
     ) -> Float[Tensor, "test train"] | None:
@@ -146,6 +161,26 @@ class DataMethod(ABC):
     ) -> Float[Tensor, "test train"] | None:
         """Return the class-free factor of the scores, where they are `products` × `bias_shares`; else None."""
         return None
+
+    def decompose(
+        self, state: Any, test: Prepared, train: Rows
+    ) -> tuple[Float[Tensor, "test train"], Float[Tensor, "test train"]]:
+        """Return two factors of the scores: global importance for the explained output, and local kernel.
+
+        The importance of a training sample depends on the test sample only through the output that is explained.
+        """
+        kernel = self.products(state, test.values, train)
+        if kernel is None:
+            raise TypeError(f"scores of {self!r} are no global importance times a local kernel")
+        return self.bias_shares(state, test, train).expand_as(kernel), kernel
+
+    def select(self, state: Any, task: Task, test: Rows, train: Table) -> Selection:
+        """Answer with ordered training samples instead of a score for each."""
+        raise TypeError(f"{type(self).__name__} scores samples and selects none: use explain(inputs)")
+
+    def solve(self, state: Any, vectors: Float[Tensor, "k param"], train: Table) -> Float[Tensor, "k param"]:
+        """Multiply dense gradients, as `ops.gradients.dense` lays them out, by the inverse of the damped curvature."""
+        raise TypeError(f"{type(self).__name__} inverts no curvature of parameters")
 
     def bias(self, state: Any, test: Prepared) -> Float[Tensor, " test"]:
         """Return the part of the explained output that belongs to no pair; zero by default."""
@@ -168,6 +203,43 @@ class DataMethod(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return the method's name and fields as JSON values; they key the stored fit."""
-        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
-        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in fields.items()}
-        return {"method": type(self).__name__, **plain}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {"method": type(self).__name__, **{name: _plain(value) for name, value in fields.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, DataMethod):
+        return value.describe()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def as_method(given: Any) -> DataMethod:
+    """Return a method, from itself or from what `describe` made of it.
+
+    Raises:
+        StoreError: it describes a method that this version does not have.
+        TypeError: it is neither.
+    """
+    import dualview.data as view
+
+    if isinstance(given, DataMethod):
+        return given
+    if not isinstance(given, Mapping) or "method" not in given:
+        raise TypeError(f"expected a data method such as DualView(); it is {given!r}")
+    fields = dict(given)
+    name = fields.pop("method")
+    kind = getattr(view, name, None) if name in view.__all__ else None
+    if not (isinstance(kind, type) and issubclass(kind, DataMethod)):
+        raise StoreError(f"a stored fit is of method {name!r}, which this version of dualview does not know")
+    return kind(**fields)
+
+
+def joined(inner: Any, **more: Tensor) -> Any:
+    """Return a state that holds another method's fields, and some more."""
+    fields = inner._asdict() | more
+    return namedtuple("Joined", fields)(**fields)
+
+
+def inner_state(method: DataMethod, state: Any) -> Any:
+    """Return the state of the method that a joined one holds."""
+    return method.State(*(getattr(state, name) for name in method.State._fields))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dualview.data._explainer import Explainer
-from dualview.data._method import DataMethod
-from dualview.engine.batches import Inputs
+from dualview.data._method import DataMethod, as_method
+from dualview.engine.batches import Inputs, batch_size_for
 from dualview.engine.datasets import Samples, check_inputs, input_spec
 from dualview.engine.fingerprint import (
     data_fingerprint,
@@ -28,6 +28,7 @@ from dualview.engine.manifest import Key, Manifest, as_json
 from dualview.engine.packing import pack, unpack
 from dualview.engine.pictures import picture_of, thumbnail
 from dualview.engine.record import Recorder, Representation, recorded_as
+from dualview.engine.replay import Replay
 from dualview.engine.shards import RowSpec
 from dualview.engine.site import Site
 from dualview.engine.source import sample_input
@@ -179,7 +180,7 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
     if isinstance(facts["readout"], list):
         task = dataclasses.replace(task, readout=Site(*facts["readout"]))
     table = store.open(folder, num_rows=facts["num_train"])
-    restored = _method(facts["method"])
+    restored = method if isinstance(method, DataMethod) else as_method(facts["method"])
     state = restored.state_from({n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")})
     num_classes = max(2 if task.problem == "classification" else 1, table.num_classes)
     check_class_names(task, num_classes)
@@ -201,6 +202,7 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
         raise StoreMismatch(f"the fit was made for a task with {facts['resolved']}; this one has {resolved}: fit again")
     if samples is not None:
         recorder = Recorder(task, samples, plan, num_classes, 256)
+        table.replay = Replay(task, samples, num_classes, batch_size_for(inputs))
         _check_samples(recorder, manifest, len(table), facts["spec"])
     images = _unpacked_images(tensors.get("images"), facts["images"])
     log.info("opened %s from %s", name, store.root)
@@ -268,18 +270,7 @@ def _size(tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[int, int]:
 def _described(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
     num_train = facts["num_train"]
     num_fitted = len(tensors.get("positions", range(num_train)))
-    return f"{name} ({_method(facts['method'])!r} on {num_fitted} of {num_train} samples)"
-
-
-def _method(description: dict[str, Any]) -> DataMethod:
-    import dualview.data as view
-
-    fields = dict(description)
-    name = fields.pop("method")
-    kind = getattr(view, name, None) if name in view.__all__ else None
-    if not (isinstance(kind, type) and issubclass(kind, DataMethod)):
-        raise StoreError(f"a stored fit is of method {name!r}, which this version of dualview does not know")
-    return kind(**fields)
+    return f"{name} ({as_method(facts['method'])!r} on {num_fitted} of {num_train} samples)"
 
 
 def check_class_names(task: Task, num_columns: int) -> None:

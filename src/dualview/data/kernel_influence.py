@@ -95,6 +95,7 @@ class KernelInfluence(DataMethod):
     State: ClassVar[type[KernelState]] = KernelState
     kind: ClassVar[Kind] = "effect"
     reads_loss: ClassVar[bool] = True
+    inverts_curvature: ClassVar[bool] = True
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression")
 
     def __post_init__(self) -> None:
@@ -144,13 +145,32 @@ class KernelInfluence(DataMethod):
     # ── scoring ──────────────────────────────────────────────────────────────────────────────────
 
     def prepare(self, state: KernelState, task: Task, test: Rows, train: Table) -> Prepared:
-        total = test.values.new_zeros(len(test.values), len(state.positions))
-        for k, one in enumerate(members(train.layout, test.values)):
-            total += self._products(state, k, one.gradients, train) * state.slopes[k]
-        return Prepared(total / len(state.damping), test.outputs, train.layout)
+        near = [
+            self._products(state, k, one.gradients, train) for k, one in enumerate(members(train.layout, test.values))
+        ]
+        return Prepared(torch.cat(near, dim=1), test.outputs, train.layout)
 
     def score(self, state: KernelState, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
-        return test.values[:, torch.searchsorted(state.positions, train.index)]
+        place = torch.searchsorted(state.positions, train.index)
+        near = test.values.unflatten(1, state.slopes.shape)[..., place]
+        return (near * state.slopes[:, place]).mean(1)
+
+    def joint_scores(
+        self, state: KernelState, test: Prepared, group: Int[Tensor, " member"], train: Table
+    ) -> Float[Tensor, " test"]:
+        """Return ∇φᵀ A⁻¹ G_F (I − R_F G_Fᵀ A⁻¹ G_F)⁻¹ (1 − p_F), mean over checkpoints.
+
+        That is the Newton step that leaves the group F out, its own curvature included; A is the damped curvature of
+        all, G_F the gradients of the group's margins. Exact for least squares.
+        """
+        place = torch.searchsorted(state.positions, group)
+        near = test.values.unflatten(1, state.slopes.shape)[..., place]
+        total = near.new_zeros(len(near))
+        for k, one in enumerate(members(train.layout, train.rows(group).values)):
+            among = self._products(state, k, one.gradients, train)[:, place]
+            left = torch.eye(len(place), dtype=among.dtype) - state.roots[k, place].square()[:, None] * among
+            total += near[:, k] @ torch.linalg.solve(left, state.slopes[k, place])
+        return total / len(state.damping)
 
     def self_scores(self, state: KernelState, train: Rows, table: Table) -> Float[Tensor, " train"]:
         place = torch.searchsorted(state.positions, train.index)

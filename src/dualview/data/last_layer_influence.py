@@ -10,15 +10,16 @@ from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dualview.data._gradients import check_cross_entropy
 from dualview.data._method import DataMethod, HeldOut, Prepared
-from dualview.data.forward_influence import ForwardInfluence, ForwardState
+from dualview.data.forward_influence import ForwardInfluence, ForwardState, residuals
 from dualview.engine.batches import Inputs
 from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
-from dualview.engine.task import Task
+from dualview.engine.task import Task, class_logits
 
 MOST_WEIGHTS = 4096  # of the readout, of which one matrix is made; beyond that one for each class
 
@@ -48,6 +49,7 @@ class LastLayerInfluence(DataMethod):
     State: ClassVar[type[ForwardState]] = ForwardState
     kind: ClassVar[Kind] = "effect"
     reads_loss: ClassVar[bool] = True
+    inverts_curvature: ClassVar[bool] = True
     reads_readout: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -74,6 +76,27 @@ class LastLayerInfluence(DataMethod):
 
     def score(self, state: ForwardState, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         return self._influence().score(state, test, train)
+
+    def decompose(
+        self, state: ForwardState, test: Prepared, train: Rows
+    ) -> tuple[Float[Tensor, "test train"], Float[Tensor, "test train"]]:
+        """Return v_c (e_{y_i} − p_i)_c/n and f_iᵀ (H_c + λI)⁻¹ f, c the only class that the measured output reads."""
+        if len(state.units) != test.directions.shape[1]:
+            raise TypeError(f"{self!r} couples the classes: its scores are products with curvature='blocks' alone")
+        if bool(((test.directions != 0).sum(1) != 1).any()):
+            raise TypeError("scores are products of two factors where one logit is measured: output=dv.logit")
+        phi, alpha = pad(train.values, (0, 1), value=1.0), self._alpha(state, train)
+        phi = phi @ state.basis if len(state.basis) else phi
+        solved = test.values.unflatten(1, (len(state.units), -1)).sum(1) / test.directions.sum(1, keepdim=True)
+        return test.directions @ alpha.T, solved @ phi.T
+
+    def importances(self, state: ForwardState, train: Rows) -> Float[Tensor, " train"]:
+        """Return the residual 1 − p of each sample's own class, over n."""
+        return self._alpha(state, train).gather(1, train.targets[:, None]).squeeze(1)
+
+    def _alpha(self, state: ForwardState, train: Rows) -> Float[Tensor, "train cls"]:
+        """Return (e_{y_i} − p_i)/n."""
+        return (residuals(class_logits(train.outputs), train.targets) * state.share).to(train.values.dtype)
 
     def self_scores(self, state: ForwardState, train: Rows, table: Table) -> Float[Tensor, " train"]:
         return self._influence().self_scores(state, train, table)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dualview.ops.layout import Layout, plain
+
+if TYPE_CHECKING:
+    from dualview.engine.replay import Batch, Replay
 
 
 class Rows(NamedTuple):
@@ -39,14 +42,16 @@ class Table:
     Args:
         parts: consecutive blocks of rows; their `index` must count 0, 1, 2, ... without a hole.
         layout: what the numbers of a row are; one part without a name where it is not given.
+        replay: the samples themselves, where they are at hand.
     """
 
-    def __init__(self, parts: Sequence[Rows], layout: Layout = ()) -> None:
+    def __init__(self, parts: Sequence[Rows], layout: Layout = (), replay: Replay | None = None) -> None:
         if not parts:
             raise ValueError("a table needs at least one row; the data set is empty")
         lengths = [len(part.index) for part in parts]
         self.parts = tuple(parts)
         self.layout = layout or (plain("", parts[0].values.shape[1]),)
+        self.replay = replay
         self._starts = [0]
         for part, length in zip(parts, lengths, strict=True):
             first = self._starts[-1]
@@ -83,6 +88,19 @@ class Table:
     def values(self) -> Float[Tensor, "train unit"]:
         """All rows as one tensor; a copy unless the table has a single part."""
         return self.parts[0].values if len(self.parts) == 1 else torch.cat([part.values for part in self.parts])
+
+    def batches(self, index: Int[Tensor, " row"]) -> Iterator[Batch]:
+        """Walk the samples at these positions as the model takes them.
+
+        Raises:
+            ValueError: only their rows are at hand.
+        """
+        if self.replay is None:
+            raise ValueError(
+                "this needs the training samples themselves, to run the model on them again, and a store keeps only "
+                "their rows: give train= to dualview.open"
+            )
+        return self.replay.batches(index)
 
     def rows(self, index: Int[Tensor, " row"]) -> Rows:
         """Gather the rows at these positions, in the order given; a position may come several times."""

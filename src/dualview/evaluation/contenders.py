@@ -179,6 +179,8 @@ def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
     Example:
         >>> contender("DualView(C=1e-3)").name
         'DualView(C=0.001)'
+        >>> contender("RelatIF(of=DataInf(), form='loss')").name
+        'RelatIF(of=DataInf())'
         >>> len(contender("best(DualView(C=1e-3), DualView(C=0.1))").candidates)
         2
 
@@ -228,7 +230,15 @@ def _best(given: str, candidates: list[Contender | Best]) -> Best:
 def _settings(call: ast.Call) -> dict[str, Any]:
     if call.args:
         raise ValueError("settings are named")
-    return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    return {str(word.arg): _value(word.value) for word in call.keywords}
+
+
+def _value(node: ast.expr) -> Any:
+    """Read a setting: a literal, or a method by its call."""
+    called = node.func if isinstance(node, ast.Call) else node
+    if isinstance(called, ast.Name) and called.id in dualview.data.__all__:
+        return getattr(dualview.data, called.id)(**(_settings(node) if isinstance(node, ast.Call) else {}))
+    return ast.literal_eval(node)
 
 
 def contenders(given: Sequence[str | DataMethod | Contender | Best]) -> list[Contender | Best]:

@@ -6,13 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dualview.data._explainer import Explainer
 from dualview.evaluation._estimate import Estimate, estimate
 from dualview.evaluation._scores import Scores, raw_scores
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,21 @@ class Significance:
         """
         return self._share("share of significant pairs", self.t_p, level, level)
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a table with one line per pair, by falling |signal_to_noise| within each test sample.
+
+        Columns: test, train, mean, sd, signal_to_noise, noise_p, t_p.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        order = self.signal_to_noise.abs().argsort(dim=1, descending=True, stable=True)
+        columns = {"test": torch.arange(len(order))[:, None].expand_as(order), "train": order}
+        for name in ("mean", "sd", "signal_to_noise", "noise_p", "t_p"):
+            columns[name] = getattr(self, name).gather(1, order)
+        return pandas.DataFrame({name: column.flatten().numpy() for name, column in columns.items()})
+
     def _share(self, metric: str, p: Tensor, level: float, chance: float) -> Estimate:
         notes = []
         still = int((self.sd == 0).sum())
@@ -61,6 +81,57 @@ class Significance:
             )
         values = (p < level).double().mean(1)
         return estimate(metric, values, higher_is_better=None, chance=chance, notes=notes)
+
+
+def uncertainty(inputs: Any, targets: Any = None, *, over: Sequence[Explainer | Sequence[Explainer]]) -> Significance:
+    """Explain with several fits, and tell for each pair of samples what of its score is noise.
+
+    The fits differ in what should not matter: the seed of the training, or of a random projection.
+
+    Args:
+        inputs: a batch as the models take it, or a data set; as for `Explainer.explain`.
+        targets: the class to explain, one a test sample or one for all; by default what the first network predicts,
+            for all fits alike.
+        over: two or more fits on one training set. An entry may hold several, the checkpoints of one run: these are
+            averaged first, as they are no independent draws.
+
+    Returns:
+        Mean, standard deviation, signal-to-noise ratio, the p of Nguyen et al., and that of a t-test, for each pair.
+
+    Raises:
+        ValueError: there are fewer than two runs, or the fits saw other training sets, measure different outputs, or
+            score different things.
+
+    Example:
+        >>> found = uncertainty(inputs, over=[fit(GradDot(), model, train) for model in models])  # doctest: +SKIP
+        >>> found.to_pandas().query("t_p < 0.01")  # doctest: +SKIP
+    """
+    runs = [[run] if isinstance(run, Explainer) else list(run) for run in over]
+    explainers = [explainer for run in runs for explainer in run]
+    if len(runs) < 2 or not all(runs):
+        raise ValueError(f"`over` must hold two or more fits, to have a spread; it holds {len(explainers)}")
+    first = explainers[0]
+    for k, other in enumerate(explainers[1:], start=1):
+        for name, mine, theirs in (
+            ("training samples", len(first.table), len(other.table)),
+            ("labels", first.table.targets.tolist(), other.table.targets.tolist()),
+            ("measured output", first.task.measured, other.task.measured),
+            ("kind of scores", first.method.kind, other.method.kind),
+        ):
+            if mine != theirs:
+                told = "" if name == "labels" else f": {mine!r} and {theirs!r}"
+                raise ValueError(f"fits 0 and {k} of `over` differ in their {name}{told}")
+    found: list[list[Tensor]] = []
+    for run in runs:
+        found.append([])
+        for explainer in run:
+            result = explainer.explain(inputs, targets)
+            found[-1].append(result.dense())
+            if targets is None:
+                columns = result.targets
+                back = None if first.task.classes is None else {c: label for label, c in first.task.classes.items()}
+                targets = columns if back is None else [back[column] for column in columns.tolist()]
+    return significance(found)
 
 
 def significance(runs: Sequence[Scores | Sequence[Scores]]) -> Significance:

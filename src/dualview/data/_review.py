@@ -1,0 +1,51 @@
+"""Samples that a person should look at: training samples under suspicion, and the network's worst errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dualview.data._predicted import predicted_columns
+from dualview.data._ranking import Ranking
+
+if TYPE_CHECKING:
+    from dualview.data._explainer import Explainer
+
+SUSPECTS_BY = ("slack", "self_influence", "loss")
+BLOCK = 4096
+
+
+def suspects(explainer: Explainer, top: int | None, by: str | None) -> Ranking:
+    """Rank training samples; see `Explainer.suspects`."""
+    method, table = explainer.method, explainer.table
+    if top is not None and top < 1:
+        raise ValueError(f"`top` must be at least 1; it is {top}")
+    by = by or ("slack" if method.has_surrogate else "self_influence")
+    known = [name for name in SUSPECTS_BY if name != "slack" or method.has_surrogate]
+    if by not in known:
+        raise ValueError(f"`by` is {by!r}; choose from {', '.join(map(repr, known))}")
+    columns = {"self_influence": explainer.self_influence(), **predicted_columns(explainer.task, table)}
+    if method.has_surrogate:
+        slacks = [method.slacks(explainer.state, rows) for rows in table.blocks(BLOCK)]
+        columns = {"slack": torch.cat(slacks), "importance": explainer.importance(), **columns}
+    rank = columns[by].argsort(descending=True, stable=True)[:top]
+    names = None if explainer.names is None else [explainer.names[int(i)] for i in rank]
+    return Ranking(rank, {name: column[rank] for name, column in columns.items()}, by, len(table), names)
+
+
+def errors(explainer: Explainer, data: Any) -> Ranking:
+    """Rank wrong predictions; see `Explainer.errors`."""
+    problem = explainer.task.problem
+    if problem != "classification":
+        raise ValueError(
+            f"a {problem} task has no wrong classes to rank: name samples yourself, or use suspects(by='loss')"
+        )
+    table = explainer.record(data)
+    columns = predicted_columns(explainer.task, table)
+    wrong = columns["target"] != columns["predicted"]
+    if data is None and table is explainer.table and len(explainer.positions) < len(table):  # the held-out share of it
+        wrong[explainer.positions] = False
+    wrong = wrong.nonzero().squeeze(1)
+    rank = wrong[columns["loss"][wrong].argsort(descending=True, stable=True)]
+    return Ranking(rank, {name: column[rank] for name, column in columns.items()}, "loss", len(table))
