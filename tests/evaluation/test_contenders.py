@@ -68,7 +68,7 @@ def test_baselines_are_methods_with_names_that_tables_read(toy_problem):
     torch.testing.assert_close(doubts, others - logits.softmax(1).gather(1, labels[:, None]).squeeze(1))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "BM25"])  # which reads words, and refuses numbers
 def test_every_method_can_be_judged_by_its_name(name, toy_problem):
     problem = toy_problem("flipped")
     task, train, labels = problem.task(problem.model()), problem.train.pairs, problem.train.labels

@@ -13,7 +13,7 @@ import torch
 import dualview as dv
 from dualview.evaluation._estimate import Estimate
 from dualview.evaluation.cases import case_of
-from dualview.evaluation.contenders import BASELINES, Best, Contender, Fitted, Method
+from dualview.evaluation.contenders import BASELINES, Best, Contender, Fitted, Method, contender
 from dualview.evaluation.judgement import COLUMNS, Judgement, Line, judge
 from dualview.evaluation.metrics import METRICS
 
@@ -103,6 +103,15 @@ def test_scores_without_a_number_are_a_line_that_says_so(toy_problem):
     broken = Scoring(lambda task, inputs: torch.full((len(inputs),), math.nan))
     found = judge([broken], [METRICS["sparsity"]], [partial(case_of, toy_problem("standard"))], progress=False)
     assert found.lines[0].estimate is None and found.lines[0].why_not.startswith("undefined: `scores` are NaN")
+
+
+def test_a_contender_that_refuses_the_data_says_why_and_the_others_go_on(toy_problem):
+    counting, metrics = contender("BM25"), [METRICS["class-detection"], METRICS["sparsity"]]
+    found = judge([counting, SAME_CLASS], metrics, [partial(case_of, toy_problem("standard"))], progress=False)
+    refused, judged = found.lines[:2], found.lines[2:]
+    assert all(line.estimate is None and "BM25" in line.why_not for line in refused)
+    assert all(line.estimate is not None for line in judged)
+    assert [cost.contender for cost in found.costs] == ["same class"]
 
 
 def test_gradients_are_counted(toy_problem):

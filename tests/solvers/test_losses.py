@@ -168,3 +168,21 @@ def test_smooth_hinge_of_the_published_form():
         assert ((residual != 0).any(1) == (lead < 1 + gamma)).all()
         excess = given.value(z, y) - named("hinge").value(z, y)
         assert (excess >= -1e-13).all() and (excess <= gamma / 3 + 1e-13).all()  # gamma/2·(1 - 1/K)
+
+
+def test_targets_may_be_distributions():
+    """The cross-entropy of soft labels, its negative gradient and its curvature; one-hot ones are classes."""
+    z, targets = draws(40, 4, scale=3.0).requires_grad_(), draws(40, 4, seed=1).softmax(1)
+    given = named("softmax")
+    value = torch.nn.functional.cross_entropy(z, targets, reduction="none")
+    np.testing.assert_allclose(given.value(z, targets).detach(), value.detach(), rtol=0, atol=1e-13)
+    (gradient,) = torch.autograd.grad(value.sum(), z)
+    z = z.detach()
+    np.testing.assert_allclose(given.residual(z, targets), -gradient, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(given.slopes(given.residual(z, targets), targets), z.softmax(1), rtol=0, atol=1e-14)
+    y = torch.arange(40) % 4
+    own = torch.nn.functional.one_hot(y).double()
+    for loss in BETWEEN_CLASSES:
+        given = named(loss)
+        assert torch.equal(given.residual(z, own), given.residual(z, y).double())
+        np.testing.assert_allclose(given.value(z, own), given.value(z, y), rtol=0, atol=1e-14)

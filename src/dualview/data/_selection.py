@@ -119,7 +119,7 @@ class Selection:
             IndexError: there is no such row.
         """
         one = self[test]
-        names = None if self.names is None else [self.names[position] for position in one.train_index.tolist()]
+        names = None if self.names is None else [self.names[int(position)] for position in one.train_index]
         return Ranking(one.train_index, one.columns, self.by, self.num_train, names)
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -203,6 +203,8 @@ def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
         raise ValueError(
             f"{given!r} is no method with plain settings, like 'DualView(C=1e-3)'; known: {known}"
         ) from error
+    except TypeError as error:  # of a method among the settings
+        raise ValueError(f"{given!r}: {error}") from error
     if several and isinstance(call, ast.Call):
         return _best(given, [contender(_with(ast.unparse(one), "_", "-")) for one in call.args])
     if not isinstance(called, ast.Name) or called.id not in dualview.data.__all__:

@@ -160,7 +160,8 @@ def judge(
 ) -> Judgement:
     """Measure every contender by every metric on the cases with the flaw that the metric needs.
 
-    Where one is the best of several, all linear datamodelling scores leave out the subsets it was chosen on.
+    A contender that refuses a case has lines without a number there, which say why. Where one is the best of several,
+    all linear datamodelling scores leave out the subsets it was chosen on.
 
     Args:
         contenders: what is judged.
@@ -189,7 +190,11 @@ def judge(
             one = choose(given, case) if isinstance(given, Best) else given
             announce(f"{case.name}, {case.variant}: {one.name}", progress)
             judged = Judged(case, one)
-            judged.scores  # noqa: B018  # made here, so that their time is known
+            try:
+                judged.scores  # noqa: B018  # made here, so that their time is known
+            except ValueError as refusal:  # it is not made for these data; the table says why, and goes on
+                lines += [Line(case.name, case.variant, metric.name, one.name, None, str(refusal)) for metric in wanted]
+                continue
             cost = judged.seconds["scores"]
             measuring = 0.0
             for metric in wanted:

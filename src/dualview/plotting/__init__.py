@@ -10,6 +10,7 @@ from dualview.plotting.features import features
 from dualview.plotting.judgement import judgement_figure, metrics_figure, rank_figure
 from dualview.plotting.neighbours import neighbours
 from dualview.plotting.relation import relation_figure
+from dualview.plotting.selection import selection_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +24,7 @@ __all__ = [
     "plot",
     "rank_figure",
     "relation_figure",
+    "selection_figure",
 ]
 
 
@@ -32,7 +34,7 @@ def plot(result: Any, *args: Any, **settings: Any) -> Figure:
     Args:
         result: what a method returned. A `DataAttribution` is drawn by `neighbours`, `Maps` by
             `relation_figure`, a `FeatureAttribution` by `features`, a `Curve` by `curve_figure`,
-            a `Judgement` by `judgement_figure`.
+            a `Selection` by `selection_figure`, a `Judgement` by `judgement_figure`.
         *args: as that function takes them.
         **settings: as that function takes them, e.g. `test=` and `k=`.
 

@@ -23,6 +23,7 @@ from dualview.data._explainer import TRAIN_BLOCK, Explainer
 from dualview.data._method import Prepared
 from dualview.data._topk import RunningTop
 from dualview.data.dualview import DualView
+from dualview.data.representer_points import RepresenterPoints
 from dualview.engine.isolation import without_autocast
 from dualview.engine.source import Source
 from dualview.engine.tables import Rows
@@ -185,7 +186,7 @@ def relate(explainer: Explainer, inputs: Any, targets: Any = None) -> Relation:
     """Relate test samples to the training samples and units that make their surrogate outputs.
 
     Args:
-        explainer: a fitted DualView.
+        explainer: a fitted DualView or RepresenterPoints.
         inputs: as for `explainer.explain`.
         targets: label of the class to explain; the network's predictions by default.
 
@@ -195,8 +196,11 @@ def relate(explainer: Explainer, inputs: Any, targets: Any = None) -> Relation:
     Raises:
         TypeError: the explainer's method is not a sum over pairs and units.
     """
-    if not isinstance(explainer.method, DualView):
-        raise TypeError(f"a relation needs a fitted DualView; this explainer holds {explainer.method!r}")
+    if not isinstance(explainer.method, (DualView, RepresenterPoints)):
+        raise TypeError(
+            f"a relation needs a fitted DualView; this explainer holds {explainer.method!r}. "
+            "RepresenterPoints will do as well"
+        )
     rows = explainer.rows(inputs, targets)
     prepared = explainer.method.prepare(explainer.state, explainer.task, rows, explainer.table)
     return Relation(explainer, prepared, rows.targets, explainer.predictions(rows), explainer.source_of(inputs))

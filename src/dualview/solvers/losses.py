@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+Classes: TypeAlias = Int[Tensor, " row"] | Float[Tensor, "row cls"]
+
 LOSSES = ("hinge", "smooth-hinge", "softmax", "entmax", "sparsemax", "squared", "epsilon")
 
 
@@ -53,7 +55,7 @@ class SimplexLoss:
         L(z, y) = max over the simplex of ⟨p, z + margin·(1 - e_y)⟩ - scale·Ω(p) - z_y,    u = e_y - p
 
     with Ω as in `entmax`. Without a scale it is the hinge of Crammer and Singer, whose residual is a subgradient and
-    whose slopes are zero.
+    whose slopes are zero. In place of classes y, targets may be distributions "row cls", which then stand for e_y.
 
     Attributes:
         order: of Ω: 1 (softmax), 1.5 or 2.
@@ -73,34 +75,35 @@ class SimplexLoss:
         """Say whether the residual jumps, so that there is no curvature."""
         return self.scale == 0
 
-    def value(self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    def value(self, logits: Float[Tensor, "row cls"], targets: Classes) -> Float[Tensor, " row"]:
         """Return L of each row, not negative."""
         residual = self.residual(logits, targets)
         return -(residual * logits).sum(1) - self.conjugate(residual, targets)
 
-    def residual(self, logits: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, "row cls"]:
+    def residual(self, logits: Float[Tensor, "row cls"], targets: Classes) -> Float[Tensor, "row cls"]:
         """Return u = -dL/dz = e_y - p; rows sum to zero."""
-        own = one_hot(targets, logits.shape[1])
+        own = _own(targets, logits.shape[1])
         scores = logits + self.margin * (1 - own)
         if self.scale == 0:
             return (own - one_hot(scores.argmax(1), logits.shape[1])).to(logits.dtype)
         return own - entmax(scores / self.scale, self.order)
 
-    def conjugate(self, residual: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    def conjugate(self, residual: Float[Tensor, "row cls"], targets: Classes) -> Float[Tensor, " row"]:
         """Return h(u) = scale·Ω(p) - margin·(1 - p_y) for a feasible u = e_y - p."""
-        lost = residual.gather(1, targets[:, None]).squeeze(1)
+        own = _own(targets, residual.shape[1])
+        lost = (own * residual).sum(1)
         if self.scale == 0:
             return -self.margin * lost
-        p = one_hot(targets, residual.shape[1]) - residual
+        p = own - residual
         if self.order == 1:
             return torch.xlogy(p, p).sum(1) - self.margin * lost
         return self.scale * (p.pow(self.order).sum(1) - 1) / (self.order * (self.order - 1)) - self.margin * lost
 
-    def slopes(self, residual: Float[Tensor, "row cls"], targets: Int[Tensor, " row"]) -> Float[Tensor, "row cls"]:
+    def slopes(self, residual: Float[Tensor, "row cls"], targets: Classes) -> Float[Tensor, "row cls"]:
         """Return s = p^(2 - order)/scale on the support of p and zero off it."""
         if self.scale == 0:
             return torch.zeros_like(residual)
-        p = one_hot(targets, residual.shape[1]) - residual
+        p = _own(targets, residual.shape[1]) - residual
         return torch.where(p > 0, p.pow(2 - self.order), 0.0) / self.scale
 
     def smoothed(self, gamma: float) -> SimplexLoss:
@@ -239,6 +242,11 @@ def named(loss: str, *, smoothing: float | None = None, epsilon: float = 0.1) ->
             return DeviationLoss(epsilon=epsilon, scale=0.0, bound=1.0)
         case _:
             return SimplexLoss(order={"softmax": 1.0, "entmax": 1.5, "sparsemax": 2.0}[loss])
+
+
+def _own(targets: Tensor, num_classes: int) -> Tensor:
+    """Return e_y of each row, or the distribution that its target is."""
+    return targets if targets.is_floating_point() else one_hot(targets, num_classes)
 
 
 def _pairs(second: Tensor) -> Tensor:

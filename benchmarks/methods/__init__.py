@@ -1,0 +1,1 @@
+"""Every data method by every metric, with what it cost: `python -m benchmarks.methods`."""

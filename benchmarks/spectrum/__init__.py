@@ -1,0 +1,1 @@
+"""What support spectrums are worth, measured."""
