@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver wheel clean
+.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -43,6 +43,9 @@ bench-short: $(ENV)/.tools ## repeat a short judgement of methods, and compare i
 bench-influence: $(ENV)/.tools ## measure the methods by retraining banks and wrong labels: half an hour
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.influence
 
+bench-spectrum: $(ENV)/.tools ## measure what support spectrums are worth: a quarter of an hour
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.spectrum
+
 banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge by them: 15 minutes on two cores
 	mkdir -p runs
 	$(ENV)/bin/dualview evaluate --metrics lds --store runs/evaluation --markdown runs/banks.md \
@@ -50,6 +53,9 @@ banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge b
 
 bench-gradients: $(ORACLES)/.peers ## measure gradient methods beside their rivals: a quarter of an hour, idle machine
 	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.gradients
+
+bench-curvature: $(ORACLES)/.peers ## measure EKFAC beside kronfluence: a quarter of an hour, idle machine
+	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.curvature
 
 bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
 	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver

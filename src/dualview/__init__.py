@@ -5,18 +5,29 @@ import typing as _typing
 
 from dualview._version import __version__
 from dualview.data import (
+    BM25,
     DTRAK,
+    EKFAC,
     TRAK,
+    Arnoldi,
     Confidence,
+    DataInf,
     DualView,
+    FeatureSimilarity,
     ForwardInfluence,
     GradCos,
     GradDot,
+    Influence,
+    InputKernel,
+    InputSimilarity,
     KernelInfluence,
     LastLayerInfluence,
     Loss,
     Random,
+    RelatIF,
+    RepresenterPoints,
     SameClass,
+    SupportSpectrum,
     TraceNTK,
     TracIn,
 )
@@ -24,11 +35,14 @@ from dualview.data._attribution import DataAttribution
 from dualview.data._curve import Curve
 from dualview.data._explainer import Explainer
 from dualview.data._fit import fit, open
+from dualview.data._groups import GroupAttribution
 from dualview.data._ranking import Ranking
+from dualview.data._selection import Selection
 from dualview.engine.outputs import Output, contrast, log_probability, logit, loss, margin, mean_square
 from dualview.engine.site import Site
 from dualview.engine.store import Store
 from dualview.engine.task import Task
+from dualview.evaluation.significance import Significance, uncertainty
 from dualview.features import LRP
 from dualview.features._attribution import FeatureAttribution
 from dualview.relations import Maps, Relation, relate, render
@@ -38,16 +52,25 @@ if _typing.TYPE_CHECKING:
     from dualview.report import write_report
 
 __all__ = [
+    "Arnoldi",
+    "BM25",
     "Confidence",
     "Curve",
     "DTRAK",
     "DataAttribution",
+    "DataInf",
     "DualView",
+    "EKFAC",
     "Explainer",
     "FeatureAttribution",
+    "FeatureSimilarity",
     "ForwardInfluence",
     "GradCos",
     "GradDot",
+    "GroupAttribution",
+    "Influence",
+    "InputKernel",
+    "InputSimilarity",
     "KernelInfluence",
     "LRP",
     "LastLayerInfluence",
@@ -56,10 +79,15 @@ __all__ = [
     "Output",
     "Random",
     "Ranking",
+    "RelatIF",
     "Relation",
+    "RepresenterPoints",
     "SameClass",
+    "Selection",
+    "Significance",
     "Site",
     "Store",
+    "SupportSpectrum",
     "TRAK",
     "Task",
     "TracIn",
@@ -76,6 +104,7 @@ __all__ = [
     "plot",
     "relate",
     "render",
+    "uncertainty",
     "write_report",
 ]
 
