@@ -52,11 +52,24 @@ METHODS: tuple[DataMethod, ...] = (
     dv.TracIn(),
     dv.TRAK(512),
     dv.TRAK(2048),
+    dv.DataInf(),
+    dv.Arnoldi(),
+    dv.EKFAC(),
+    dv.EKFAC(damping=0.1),
+    dv.RelatIF(),
+    dv.Influence(),
     dv.KernelInfluence(),
     dv.LastLayerInfluence(),
     dv.ForwardInfluence(sites=1),
     dv.ForwardInfluence(),
     dv.TraceNTK(),
+    dv.FeatureSimilarity(),
+    dv.FeatureSimilarity("cosine"),
+    dv.InputSimilarity("cosine"),
+    dv.InputKernel(),
+    dv.RepresenterPoints(),
+    dv.RepresenterPoints(fit_to="labels"),
+    dv.SupportSpectrum(),
     dv.DualView(),
     dv.DualView(C=1e-2, metric="whitened"),
     dv.DualView(C=1e-2, loss="smooth-hinge"),
@@ -81,8 +94,10 @@ class Row(NamedTuple):
         return cls(task, metric, contender, found.mean, found.low, found.high, fit, explain)
 
 
-def methods(num_train: int) -> dict[str, DataMethod]:
-    """Return what is measured, by its name in the tables."""
+def methods(num_train: int, only: tuple[str, ...] = ()) -> dict[str, DataMethod]:
+    """Return what is measured, by its name in the tables; of some classes alone where these are named."""
+    if only:
+        return {Method(method).name: method for method in METHODS if type(method).__name__ in only}
     named = {Method(method).name: method for method in METHODS}
     return named | {
         f"DualView(C=1/n, loss={loss!r}, metric='curvature')": dv.DualView(1 / num_train, loss, "curvature")
@@ -90,11 +105,11 @@ def methods(num_train: int) -> dict[str, DataMethod]:
     }
 
 
-def datamodelling(case: Case) -> Iterator[Row]:
+def datamodelling(case: Case, only: tuple[str, ...]) -> Iterator[Row]:
     """Measure scores, and responses where there are some, by a retraining bank."""
     masks, outputs, _ = case.truth()
     yield Row.of(case.name, "lds", "noise ceiling", noise_ceiling(outputs))
-    for name, method in methods(len(case.train_targets)).items():
+    for name, method in methods(len(case.train_targets), only).items():
         started = time.perf_counter()
         explainer = dv.fit(method, case.task, case.train, progress=False)
         fit = time.perf_counter() - started
@@ -109,12 +124,12 @@ def datamodelling(case: Case) -> Iterator[Row]:
             yield Row.of(case.name, "lds", way, found, fit, seconds)
 
 
-def wrong_labels(case: Case) -> Iterator[Row]:
+def wrong_labels(case: Case, only: tuple[str, ...]) -> Iterator[Row]:
     """Measure what finds the training labels that were flipped."""
     assert case.planted is not None
     flipped = case.planted[0].flipped
     baselines = {Method(one).name: one for one in (dv.Random(), dv.Loss(), dv.Confidence())}
-    for name, method in (baselines | methods(len(case.train_targets))).items():
+    for name, method in (({} if only else baselines) | methods(len(case.train_targets), only)).items():
         fitted = Method(method).fit(case.task, case.train, case.train_targets)
         started = time.perf_counter()
         suspicions = fitted.suspicions()
@@ -123,7 +138,7 @@ def wrong_labels(case: Case) -> Iterator[Row]:
             label = name if what == "self_influence" else f"{name}, {what}"
             found = retrieval.mislabel_detection(suspicion, flipped)
             yield Row.of(case.name, "auc", label, found, fitted.seconds, seconds)
-    if importlib.util.find_spec("cleanlab") is not None:
+    if importlib.util.find_spec("cleanlab") is not None and not only:
         started = time.perf_counter()
         found = retrieval.mislabel_detection(-by_cleanlab(case), flipped)
         yield Row.of(case.name, "auc", f"cleanlab, {FOLDS} folds", found, 0.0, time.perf_counter() - started)
@@ -142,11 +157,11 @@ def by_cleanlab(case: Case) -> torch.Tensor:
     return torch.from_numpy(rank.get_label_quality_scores(labels.numpy(), torch.cat(probabilities)[back].numpy()))
 
 
-def measure(task: str, store: Path) -> list[Row]:
+def measure(task: str, store: Path, only: tuple[str, ...]) -> list[Row]:
     """Measure one task, and print each number when it is there."""
     rows = []
     for variant, ask in (("standard", datamodelling), ("flipped", wrong_labels)):
-        for row in ask(case_of(Problem(SOURCES[task], variant, store))):
+        for row in ask(case_of(Problem(SOURCES[task], variant, store)), only):
             print(f"{row.task}, {row.metric}: {row.contender}: {cell(row)}, {seconds(row)} s", flush=True)
             rows.append(row)
     return rows
@@ -194,6 +209,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.influence", description=__doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"measure these alone, of {', '.join(TASKS)}")
     parser.add_argument("--confirmation", action="store_true", help="measure the task that nothing was tuned on, alone")
+    parser.add_argument(
+        "--only", action="append", default=[], help="measure methods of this class alone; repeat for more"
+    )
     parser.add_argument("--store", type=Path, default=STORE, help="folder that keeps networks and retraining banks")
     arguments = parser.parse_args()
     if unknown := set(arguments.tasks) - set(TASKS):
@@ -202,11 +220,12 @@ def main() -> None:
     rows, left_out = read(), {}
     for task in (CONFIRMATION,) if arguments.confirmation else arguments.tasks or TASKS:
         try:
-            found = measure(task, arguments.store)
+            found = measure(task, arguments.store, tuple(arguments.only))
         except ModuleNotFoundError as missing:  # data that are not installed
             left_out[task] = " ".join(str(missing).split())
             continue
-        rows = [row for row in rows if row.task != task] + found
+        new = {row[:3] for row in found}
+        rows = [row for row in rows if row.task != task or (arguments.only and row[:3] not in new)] + found
         with TABLE.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([Row._fields, *rows])
         PAGE.write_text(page(rows, left_out))

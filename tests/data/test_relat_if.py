@@ -83,6 +83,7 @@ def test_it_is_stored_with_the_method_it_holds(problem, tmp_path):
         ({"form": "l"}, "choose from 'loss' and 'theta'"),
         ({"of": dv.GradDot()}, "must invert a curvature"),
         ({"of": dv.RelatIF()}, "must invert a curvature"),
+        ({"of": dv.Influence(leverage=True)}, "leverage=False"),
         ({"of": dv.KernelInfluence(), "form": "theta"}, "KernelInfluence has no change of parameters"),
     ],
 )

@@ -48,7 +48,7 @@ def test_the_same_values_and_order(problem, tmp_path, metric, site, layer):
 
 
 def test_on_many_rows_captum_loses_the_distance_of_duplicates(problem, tmp_path):
-    """`torch.cdist` expands the square on more than 25 rows; ours takes differences and gives exactly 0, a similarity of 1."""
+    """`torch.cdist` expands the square on more than 25 rows; ours takes differences, for a similarity of exactly 1."""
     rows = 1000 + torch.randn(40, 6)
     assert euclidean_distance(rows, rows).diagonal().max() > 0.1
     model = nn.Linear(6, 3)

@@ -1,7 +1,7 @@
 """EKFAC against kronfluence 1.0.1, in float64, with the real labels where nothing is to be drawn.
 
 Its scores are ∇φᵀ (H + λ)⁻¹ ∇ℓ_i: ours times −n. Without a damping factor it takes λ = 0.1 × the mean eigenvalue of
-each layer, which is our default. Its covariance of a convolution's inputs is a mean over positions where K-FAC has a
+each layer. Its covariance of a convolution's inputs is a mean over positions where K-FAC has a
 sum (Grosse and Martens 2016), so that its K-FAC blocks of convolutions are 1/T of ours for T positions, and their
 scores, the damping being relative, T times ours. Its "identity" has no damping: H = I, where ours divides by 1 + λ.
 """
@@ -96,7 +96,7 @@ def theirs(
 
 
 def ours(model, train: Samples, test: Samples, **fields) -> Tensor:
-    method = dv.EKFAC(**{"fisher": "empirical", "tolerance": 0.0} | fields)
+    method = dv.EKFAC(**{"damping": 0.1, "fisher": "empirical", "tolerance": 0.0} | fields)
     return dv.fit(method, model, train, progress=False).explain(*test).dense() * -len(train[0])
 
 

@@ -96,10 +96,10 @@ class EKFAC(DataMethod):
         seed: of sampled labels.
 
     Example:
-        >>> method = EKFAC(damping=0.1)
+        >>> method = EKFAC(curvature="kfac")
     """
 
-    damping: float = 0.1
+    damping: float = 1.0
     curvature: Form = "ekfac"
     _: KW_ONLY
     fisher: FisherKind = "sampled"

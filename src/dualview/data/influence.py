@@ -104,17 +104,17 @@ class Influence(DataMethod):
         seed: of batches, and of the estimated unit of damping where there are more than 16 logits.
 
     Example:
-        >>> method = Influence(damping=0.1, parameters="fc")
+        >>> method = Influence(damping=1.0, parameters="fc")
     """
 
-    damping: float = 0.1
+    damping: float = 10.0
     _: KW_ONLY
     absolute: bool = False
     curvature: Curvature = "gauss-newton"
     solver: str = "auto"
     parameters: str | Sequence[str] | None = None
     leverage: bool = False
-    tolerance: float = 1e-5
+    tolerance: float = 1e-3
     steps: int = 1000
     batch: int = 64
     scale: float | None = None

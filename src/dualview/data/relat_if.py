@@ -62,6 +62,8 @@ class RelatIF(DataMethod):
             raise ValueError(f"`form` is {self.form!r}; choose from 'loss' and 'theta'")
         if not self.of.inverts_curvature:
             raise ValueError(f"`of` must invert a curvature, as EKFAC() or Influence() does; it is {self.of!r}")
+        if getattr(self.of, "leverage", False):
+            raise ValueError("`of` takes each sample's own part out of the curvature: give Influence(leverage=False)")
         if self.form == "theta" and type(self.of).solve is DataMethod.solve:
             raise ValueError(f"{type(self.of).__name__} has no change of parameters: use form='loss', or EKFAC()")
 
