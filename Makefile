@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature wheel clean
+.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature bench-damping bench-methods wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -53,6 +53,12 @@ banks: $(ENV)/.tools ## retrain the built-in banks that are missing, and judge b
 
 bench-gradients: $(ORACLES)/.peers ## measure gradient methods beside their rivals: a quarter of an hour, idle machine
 	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.gradients
+
+bench-damping: $(ENV)/.tools ## measure how much damping matters: a quarter of an hour
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.damping
+
+bench-methods: $(ENV)/.tools ## every method by every metric, with its cost: half an hour
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.methods
 
 bench-curvature: $(ORACLES)/.peers ## measure EKFAC beside kronfluence: a quarter of an hour, idle machine
 	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.curvature

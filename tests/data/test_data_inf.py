@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 import dualview as dv
 from dualview.ops.gradients import dense
-from dualview.ops.layout import dense_width_of
 from tests.data.test_grad_dot import MEASURES, fit, rows
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}  # the smaller damping takes some 1e4 of float64's 1e16
@@ -36,10 +35,31 @@ def test_it_is_the_papers_mean_of_inverses(problem, damping: float):
         )
     torch.testing.assert_close(explainer.self_influence(), ((of_train @ matrix) * of_train).sum(1) / 120, **CLOSE)
     assert list(explainer.certificate["damping"].values()) == pytest.approx(used)
-    layout = explainer.table.layout[:-1]
-    assert dense_width_of(layout) == sum(WIDTHS)
     solved = explainer.method.solve(explainer.state, of_test, explainer.table)
     torch.testing.assert_close(solved, of_test @ matrix, **CLOSE)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_layer_is_one_part_however_it_is_recorded(outputs: int):
+    """A layer of one output is recorded as weight and bias, one of two by factors."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = (torch.randn(n, generator=generator, dtype=torch.float64) for n in ((20, 7), (20, outputs)))
+    model = nn.Linear(7, outputs).double()
+    explainer = fit(dv.Task(model, problem="regression"), (inputs, targets), dv.DataInf())
+    slopes = (model(inputs) - targets).detach()
+    augmented = torch.cat([inputs, torch.ones(20, 1).double()], dim=1)
+    gradients = (slopes[:, :, None] * augmented[:, None]).flatten(1)  # of each output, its weights and its bias
+    added = 0.1 * gradients.square().mean() * torch.eye(8 * outputs).double()
+    matrix = torch.stack([torch.linalg.inv(added + torch.outer(g, g)) for g in gradients]).mean(0)
+    own = ((gradients @ matrix) * gradients).sum(1) / 20
+    torch.testing.assert_close(explainer.self_influence(), own, **CLOSE)
+    assert len(explainer.certificate["damping"]) == 1
+
+
+def test_self_influence_of_large_gradients_stays_finite():
+    inputs = 1e6 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    explainer = fit(dv.Task(nn.Linear(3, 1), problem="regression"), (inputs, 1e6 * inputs[:, :1]), dv.DataInf())
+    assert bool(explainer.self_influence().isfinite().all()) and bool((explainer.self_influence() > 0).all())
 
 
 def test_of_one_sample_it_is_the_exact_inverse(problem):

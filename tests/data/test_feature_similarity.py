@@ -11,7 +11,8 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 def expected(metric: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if metric == "euclidean":
-        return 1 / (1 + (left[:, None] - right).square().sum(2).sqrt())
+        spread = (right[:, None] - right).square().sum(2).mean().sqrt()
+        return 1 / (1 + (left[:, None] - right).square().sum(2).sqrt() / spread)
     if metric == "cosine":
         left, right = (rows / rows.norm(dim=1, keepdim=True) for rows in (left, right))
     return left @ right.T

@@ -69,8 +69,19 @@ def test_members_can_be_told_in_three_ways():
         "a": [0, 2],
         "b": [1],
     }
-    for column in (pd.Series(["x", "y", "x"]), np.array(["x", "y", "x"]), ["x", "y", "x"]):
+    for column in (
+        pd.Series(["x", "y", "x"], index=[7, 8, 9]),
+        pd.Series(["x", "y", "x"], dtype="string"),
+        np.array(["x", "y", "x"]),
+        ["x", "y", "x"],
+    ):
         assert {name: list(m) for name, m in members_of(column, 3).items()} == {"x": [0, 2], "y": [1]}
+    flags = pd.Series([True, False, True], index=[7, 8, 9])
+    for mask in (flags, flags.astype("boolean"), flags.to_numpy()):
+        assert {name: list(m) for name, m in members_of(mask, 3).items()} == {"group": [0, 2]}
+        assert {name: list(m) for name, m in members_of({"a": mask}, 3).items()} == {"a": [0, 2]}
+    holes = pd.Series(["x", None, "x"], dtype="string")
+    assert {name: list(m) for name, m in members_of(holes, 3).items()} == {"x": [0, 2]}
     assert {name: list(m) for name, m in members_of([1.0, float("nan"), None], 3).items()} == {1.0: [0]}
     assert {name: list(m) for name, m in members_of(torch.tensor([4, 4, 2]), 3).items()} == {4: [0, 1], 2: [2]}
 
@@ -90,6 +101,7 @@ def test_members_can_be_told_in_three_ways():
         ({"a": [0.5]}, "must be a mask or positions"),
         (["x", "y"], "holds 2 values for 3 training samples"),
         ("xyz", "must be a mask, a mapping"),
+        (np.array([[1], [2], [1]]), "must be a mask, a mapping"),
         (5, "must be a mask, a mapping"),
     ],
 )

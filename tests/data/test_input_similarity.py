@@ -23,7 +23,33 @@ def test_scores_are_similarities_of_the_inputs(problem):
     torch.testing.assert_close(found["dot"], test @ train.T, **CLOSE)
     cosines = test @ train.T / test.norm(dim=1)[:, None] / train.norm(dim=1)
     torch.testing.assert_close(found["cosine"], cosines, **CLOSE)
-    torch.testing.assert_close(found["euclidean"], 1 / (1 + (test[:, None] - train).norm(dim=2)), **CLOSE)
+    spread = (train[:, None] - train).square().sum(2).mean().sqrt()
+    torch.testing.assert_close(found["euclidean"], 1 / (1 + (test[:, None] - train).norm(dim=2) / spread), **CLOSE)
+
+
+def test_the_unit_of_distances_is_the_samples_own(problem):
+    """Whatever the inputs are measured in, as many scores differ."""
+    for factor in (1e-12, 1.0, 1e12):
+        train, test = (factor * part[0].float() for part in (problem.train, problem.test))
+        model = nn.Linear(6, 4)
+        scores = dv.fit(dv.InputSimilarity("euclidean"), model, (train, problem.train[1]), progress=False).explain(test)
+        assert (scores.dense()[0].unique().numel() == 120) and bool((scores.dense() > 0.05).all())
+
+
+def test_the_order_of_a_dicts_entries_does_not_matter():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, a, b):
+            return self.fc(a + b)
+
+    a, b = torch.randn(6, 4), torch.randn(6, 4)
+    train = [{"a": x, "b": y, "labels": k % 2} for k, (x, y) in enumerate(zip(a, b, strict=True))]
+    explainer = dv.fit(dv.InputSimilarity("euclidean"), Sum(), train, progress=False)
+    for inputs in ({"a": a, "b": b}, {"b": b, "a": a}):
+        assert torch.equal(explainer.explain(inputs).dense().argmax(1), torch.arange(6))
 
 
 def test_an_encoder_compares_embeddings(problem):

@@ -358,3 +358,23 @@ def test_it_is_told_apart_by_what_it_wraps(problem):
     assert hash(dv.SupportSpectrum(DUAL)) == hash(copy.copy(dv.SupportSpectrum(DUAL)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         dv.SupportSpectrum().of = DUAL
+
+
+def test_a_training_sample_is_not_its_own_support(problem):
+    """Its logits come from batches of other shapes, and differ by rounding; so those of its exact copies."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 5))
+        inputs = torch.randn(300, 64)
+    for rival in ("general", "union"):
+        explainer = dv.fit(dv.SupportSpectrum(rival=rival), model, (inputs, model(inputs).argmax(1)), progress=False)
+        assert not any(i in explainer.select(inputs[i : i + 1]).train_index.tolist() for i in range(60))
+        alone = [explainer.select(inputs[i : i + 1]).train_index.tolist() for i in range(20)]
+        together = explainer.select(inputs[:20])
+        assert alone == [together[i].train_index.tolist() for i in range(20)]
+
+
+def test_samples_that_the_fit_did_not_see_are_the_last_suspects(problem):
+    """The importance −z_c is negative for most, so that a zero for want of one would come first."""
+    explainer = dv.fit(dv.SupportSpectrum(), problem.model, problem.train, held_out=0.25, progress=False)
+    assert torch.isin(explainer.suspects(len(explainer.positions)).index, explainer.positions).all()

@@ -40,6 +40,7 @@ def test_words_become_methods_with_their_settings():
         ("DualView(0.1)", "is no method with plain settings"),
         ("DualView(C=open('x'))", "is no method with plain settings"),
         ("DualView(depth=3)", "unexpected keyword argument 'depth'"),
+        ("RelatIF(of=DataInf(damping=-1.0))", "`damping` must be a positive number"),
         ("RelatIF(of=DataInf(depth=3))", "unexpected keyword argument 'depth'"),
         ("os.system('x')", "is no method with plain settings"),
         ("DualView(", "is no method with plain settings"),

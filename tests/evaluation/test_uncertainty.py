@@ -107,12 +107,25 @@ def test_fits_that_cannot_be_compared_are_refused(data):
         ),
         (fit(slope(1.0), (inputs, labels + 1)), "differ in their labels"),
         (
+            dv.fit(
+                dv.GradDot(), dv.Task(slope(1.0), problem="regression"), (inputs, labels), held_out=0.5, progress=False
+            ),
+            "differ in their fitted samples$",
+        ),
+        (
             dv.fit(dv.GradCos(), dv.Task(slope(1.0), problem="regression"), (inputs, labels), progress=False),
-            "kind of scores: 'effect' and 'similarity'",
+            "differ in their method: {'method': 'GradDot'",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             dv.uncertainty(test, over=[one, other])
     for too_few in ([], [one], [[one, one]]):
-        with pytest.raises(ValueError, match="`over` must hold two or more fits"):
+        with pytest.raises(ValueError, match="`over` must hold two or more"):
             dv.uncertainty(test, over=too_few)
+
+
+def test_the_seed_of_a_projection_is_what_may_differ(data):
+    inputs, labels, test = data
+    task = dv.Task(slope(1.0), problem="regression")
+    over = [dv.fit(dv.RelatIF(dv.EKFAC(seed=k)), task, (inputs, labels), progress=False) for k in range(2)]
+    assert dv.uncertainty(test, over=over).num_runs == 2

@@ -34,15 +34,17 @@ def captum(problem, metric, direction: str, layer: str, folder) -> tuple[Tensor,
 @pytest.mark.parametrize(("site", "layer"), [("2", "1"), ("4", "3")])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_the_same_values_and_order(problem, tmp_path, metric, site, layer):
-    """Captum watches what leaves a layer; it gives distances d, the smallest first, where ours are 1/(1 + d)."""
+    """Captum watches what leaves a layer; it gives distances d, the smallest first, where ours are 1/(1 + d/s)."""
     model, train, test = problem
     of_captum = {"cosine": (cosine_similarity, "max"), "euclidean": (euclidean_distance, "min")}
     theirs, direction = of_captum[metric]
     index, values = captum(problem, theirs, direction, layer, tmp_path)
     labels = torch.arange(ROWS) % 3
+    features = model[: int(site)](train).detach()
+    spread = (features[:, None] - features).square().sum(2).mean().sqrt()
     ours = dv.fit(dv.FeatureSimilarity(metric, site), model, (train, labels), progress=False).explain(test).dense()
     torch.testing.assert_close(
-        ours.gather(1, index.long()), values if metric == "cosine" else 1 / (1 + values), **ROUNDING
+        ours.gather(1, index.long()), values if metric == "cosine" else 1 / (1 + values / spread), **ROUNDING
     )
     assert torch.equal(ours.argsort(1, descending=True), index.long())
 

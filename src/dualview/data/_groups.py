@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -139,6 +140,7 @@ def members_of(groups: Any, num_train: int) -> dict[Any, Int[Tensor, " member"]]
     Raises:
         ValueError: a group has no members, or masks and positions that are none of this training set.
     """
+    groups = _as_plain(groups)
     if isinstance(groups, Mapping):
         found = {name: _positions(given, num_train, f"groups[{name!r}]") for name, given in groups.items()}
     elif (mask := _as_tensor(groups)) is not None and mask.dtype == torch.bool:
@@ -155,7 +157,7 @@ def members_of(groups: Any, num_train: int) -> dict[Any, Int[Tensor, " member"]]
 
 def _by_value(column: Any, num_train: int) -> dict[Any, Tensor]:
     values = column.tolist() if hasattr(column, "tolist") else list(column) if isinstance(column, Sequence) else None
-    if values is None or isinstance(column, str):
+    if values is None or isinstance(column, str) or getattr(column, "ndim", 1) != 1:
         raise ValueError(
             "`groups` must be a mask, a mapping from names to masks or positions, or one value for each training "
             f"sample; it is {column!r}"
@@ -164,13 +166,13 @@ def _by_value(column: Any, num_train: int) -> dict[Any, Tensor]:
         raise ValueError(f"`groups` holds {len(values)} values for {num_train} training samples")
     found: dict[Any, list[int]] = {}
     for position, value in enumerate(values):
-        if value is not None and value == value:  # NaN is not
+        if value is not None and type(value).__name__ != "NAType" and value == value:  # NaN is not
             found.setdefault(value, []).append(position)
     return {name: torch.tensor(positions) for name, positions in found.items()}
 
 
 def _positions(given: Any, num_train: int, name: str) -> Int[Tensor, " member"]:
-    tensor = _as_tensor(given)
+    tensor = _as_tensor(_as_plain(given))
     if tensor is None or tensor.ndim != 1 or (len(tensor) and tensor.is_floating_point()):
         raise ValueError(f"`{name}` must be a mask or positions of training samples; it is {given!r}")
     if tensor.dtype == torch.bool:
@@ -183,6 +185,15 @@ def _positions(given: Any, num_train: int, name: str) -> Int[Tensor, " member"]:
     if len(positions) and not (0 <= int(positions[0]) and int(positions[-1]) < num_train):
         raise ValueError(f"`{name}` holds positions outside 0 to {num_train - 1}")
     return positions
+
+
+def _as_plain(given: Any) -> Any:
+    """Return an array or a pandas column as an array, of truths where it holds nothing else."""
+    if not isinstance(given, np.ndarray) and not hasattr(given, "to_numpy"):
+        return given
+    array = np.array(given)  # a copy: torch takes none that cannot be written to
+    truths = array.dtype == object and len(array) > 0 and all(isinstance(value, bool) for value in array)
+    return array.astype(bool) if truths else array
 
 
 def _as_tensor(given: Any) -> Tensor | None:

@@ -29,7 +29,12 @@ def suspects(explainer: Explainer, top: int | None, by: str | None) -> Ranking:
     if method.has_surrogate:
         slacks = [method.slacks(explainer.state, rows) for rows in table.blocks(BLOCK)]
         columns = {"slack": torch.cat(slacks), "importance": explainer.importance(), **columns}
-    rank = columns[by].argsort(descending=True, stable=True)[:top]
+    order = columns[by]
+    if by == "self_influence":  # what the fit did not see has none, and comes last
+        unseen = torch.ones(len(table), dtype=torch.bool)
+        unseen[method.scored(explainer.state)] = False
+        order = torch.where(unseen, -torch.inf, order)
+    rank = order.argsort(descending=True, stable=True)[:top]
     names = None if explainer.names is None else [explainer.names[int(i)] for i in rank]
     return Ranking(rank, {name: column[rank] for name, column in columns.items()}, by, len(table), names)
 

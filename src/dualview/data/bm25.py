@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -76,6 +77,9 @@ class BM25(DataMethod):
     def __post_init__(self) -> None:
         for name in ("k1", "b"):
             object.__setattr__(self, name, positive(getattr(self, name), name, or_zero=True))
+        if isinstance(self.padding, bool) or not isinstance(self.padding, Integral):
+            raise ValueError(f"`padding` must be a token id, a whole number; it is {self.padding!r}")
+        object.__setattr__(self, "padding", int(self.padding))
         if self.b > 1:
             raise ValueError(f"`b` must lie between 0 and 1; it is {self.b!r}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
 from dualview.ops.gradients import apply, combine, products, squared_norms
-from dualview.ops.layout import Layout, split_parts
+from dualview.ops.layout import Layout, dense_width_of, width_of
 
 SELF_ROWS = 512  # samples that are paired with all others at a time, for their product with themselves
 
@@ -55,8 +56,8 @@ class DataInf(DataMethod):
         B = (1/n) Σ_j (λI + g_j g_jᵀ)⁻¹ = (1/λ)(I − (1/n) Σ_j g_j g_jᵀ/(λ + ‖g_j‖²)),
 
     in units of the measured output φ. B stands for (λI + (1/n) Σ_j g_j g_jᵀ)⁻¹; it is right for one sample, and the
-    more so the larger λ. Parts are layers' weights and biases together, where they are recorded by factors, and single
-    parameters else. Self-influence is what including a sample takes from its own loss.
+    more so the larger λ. A part holds the parameters of one module, a layer's weight and bias, say. Self-influence is
+    what including a sample takes from its own loss.
 
     Args:
         damping: λ, as a multiple of the mean diagonal of (1/n) Σ_j g_j g_jᵀ in each part; the paper's is 0.1.
@@ -85,12 +86,12 @@ class DataInf(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[DataInfState, dict[str, Any]]:
-        layout = member_layout(train, 0)
-        norms = torch.cat([_norms(layout, rows.values) for rows in member_blocks(train, positions, 0)], dim=1)
-        widths = torch.tensor([part.dense_width for part in layout], dtype=torch.float64)
+        parts = _by_module(member_layout(train, 0))
+        norms = torch.cat([_norms(parts, rows.values) for rows in member_blocks(train, positions, 0)], dim=1)
+        widths = torch.tensor([dense_width_of(part) for part in parts], dtype=torch.float64)
         damping = self.damping * norms.double().mean(1) / widths
         damping = damping.clamp(min=torch.finfo(norms.dtype).tiny)  # of a part that no loss depends on
-        facts = {"damping": dict(zip((part.name for part in layout), damping.tolist(), strict=True))}
+        facts = {"damping": dict(zip(map(_module, parts), damping.tolist(), strict=True))}
         return DataInfState(positions, damping, norms + damping[:, None].to(norms.dtype)), facts
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────────
@@ -99,10 +100,11 @@ class DataInf(DataMethod):
         held = [rows.values for rows in member_blocks(train, state.positions, 0)]
         (one,) = members(train.layout, test.values)
         total = test.values.new_zeros(len(test.index), len(state.positions))
-        for k, part in enumerate(one.layout):
-            rights = [split_parts(one.layout, block)[k] for block in held]
-            near = torch.cat([products((part,), split_parts(one.layout, one.gradients)[k], x) for x in rights], dim=1)
-            taken = _times_kernel((part,), near / state.curved[k] / len(state.positions), rights)
+        parts = _by_module(one.layout)
+        for k, part in enumerate(parts):
+            left, rights = _split(parts, one.gradients)[k], [_split(parts, block)[k] for block in held]
+            near = torch.cat([products(part, left, right) for right in rights], dim=1)
+            taken = _times_kernel(part, near / state.curved[k] / len(state.positions), rights)
             total += (near - taken) / float(state.damping[k])
         return Prepared(total.div_(-len(state.positions)), test.outputs, train.layout)
 
@@ -111,39 +113,54 @@ class DataInf(DataMethod):
 
     def self_scores(self, state: DataInfState, train: Rows, table: Table) -> Float[Tensor, " train"]:
         (one,) = members(table.layout, train.values)
-        norms = _norms(one.layout, one.gradients)
+        parts = _by_module(one.layout)
+        norms = _norms(parts, one.gradients)
         total = (norms / state.damping[:, None].to(norms.dtype)).sum(0)
         start = 0
         for rows in member_blocks(table, state.positions, 0):
             stop = start + len(rows.index)
-            by_part = zip(split_parts(one.layout, one.gradients), split_parts(one.layout, rows.values), strict=True)
-            for k, (left, right) in enumerate(by_part):
-                near = products((one.layout[k],), left, right).square() / state.curved[k, start:stop]
-                total -= near.sum(1) / (float(state.damping[k]) * len(state.positions))
+            by_part = zip(parts, _split(parts, one.gradients), _split(parts, rows.values), strict=True)
+            for k, (part, left, right) in enumerate(by_part):
+                near = products(part, left, right)
+                taken = near * (near / state.curved[k, start:stop])  # the square may be too large for single precision
+                total -= taken.sum(1) / (float(state.damping[k]) * len(state.positions))
             start = stop
         return total / len(state.positions)
 
     def solve(self, state: DataInfState, vectors: Float[Tensor, "k param"], train: Table) -> Float[Tensor, "k param"]:
-        layout = member_layout(train, 0)
+        parts = _by_module(member_layout(train, 0))
         solved = vectors.clone()
-        pieces = torch.split(solved, [part.dense_width for part in layout], dim=1)
-        given = torch.split(vectors, [part.dense_width for part in layout], dim=1)
+        widths = [dense_width_of(part) for part in parts]
+        pieces, given = torch.split(solved, widths, dim=1), torch.split(vectors, widths, dim=1)
         start = 0
         for rows in member_blocks(train, state.positions, 0):
             stop = start + len(rows.index)
-            for k, values in enumerate(split_parts(layout, rows.values)):
-                near = apply((layout[k],), values, given[k]).T / state.curved[k, start:stop]
-                pieces[k].sub_(combine((layout[k],), near, values) / len(state.positions))
+            for k, values in enumerate(_split(parts, rows.values)):
+                near = apply(parts[k], values, given[k]).T / state.curved[k, start:stop]
+                pieces[k].sub_(combine(parts[k], near, values) / len(state.positions))
             start = stop
         for k, piece in enumerate(pieces):
             piece.div_(float(state.damping[k]))
         return solved
 
 
-def _norms(layout: Layout, rows: Float[Tensor, "row unit"]) -> Float[Tensor, "part row"]:
+def _by_module(layout: Layout) -> list[Layout]:
+    """Return the parts of the parameters: what is recorded of each module, which stands side by side."""
+    return [tuple(part) for _, part in groupby(layout, key=lambda one: one.name.rpartition(".")[0])]
+
+
+def _module(part: Layout) -> str:
+    name = part[0].name.rpartition(".")[0]
+    return name or part[0].name
+
+
+def _split(parts: list[Layout], rows: Float[Tensor, "row unit"]) -> tuple[Tensor, ...]:
+    return torch.split(rows, [width_of(part) for part in parts], dim=1)
+
+
+def _norms(parts: list[Layout], rows: Float[Tensor, "row unit"]) -> Float[Tensor, "part row"]:
     """Return the squared norm of each row's gradient in each part."""
-    parts = zip(layout, split_parts(layout, rows), strict=True)
-    return torch.stack([squared_norms((part,), values) for part, values in parts])
+    return torch.stack([squared_norms(part, values) for part, values in zip(parts, _split(parts, rows), strict=True)])
 
 
 def _times_kernel(

@@ -7,12 +7,13 @@ The baselines of Hanawa, Yokoi, Hara and Inui, "Evaluation of Similarity-based E
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import Scored
+from dualview.data._gradients import BLOCK
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.engine.batches import Inputs
 from dualview.engine.labels import Problem
@@ -21,14 +22,28 @@ from dualview.engine.record import Activations, Sides
 from dualview.engine.site import Site
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
-from dualview.ops.similarity import METRICS, self_similarities, similarities
+from dualview.ops.similarity import METRICS, self_similarities, similarities, spread
+
+
+class Spread(NamedTuple):
+    """What a fit leaves.
+
+    Attributes:
+        positions: "train" positions that are scored.
+        scale: the root mean squared distance of two of them; 1 where no distances are taken.
+    """
+
+    positions: Int[Tensor, " train"]
+    scale: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
 class FeatureSimilarity(DataMethod):
     """Compare what enters one layer for the test sample with what enters it for each training sample.
 
-        score(x, i) = ⟨f, f_i⟩,   ⟨f, f_i⟩/(‖f‖ ‖f_i‖)   or   1/(1 + ‖f − f_i‖).
+        score(x, i) = ⟨f, f_i⟩,   ⟨f, f_i⟩/(‖f‖ ‖f_i‖)   or   1/(1 + ‖f − f_i‖/s),
+
+    s the root mean squared distance of two training samples.
 
     Larger is nearer, whatever is measured of the prediction. Self-influence is a sample's score for itself: ‖f_i‖²,
     or 1.
@@ -47,7 +62,7 @@ class FeatureSimilarity(DataMethod):
     _: KW_ONLY
     pooled: bool = False
 
-    State: ClassVar[type[Scored]] = Scored
+    State: ClassVar[type[Spread]] = Spread
     kind: ClassVar[Kind] = "similarity"
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
@@ -74,14 +89,21 @@ class FeatureSimilarity(DataMethod):
 
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
-    ) -> tuple[Scored, dict[str, Any]]:
-        return Scored(positions), {}
+    ) -> tuple[Spread, dict[str, Any]]:
+        return spread_of(self.metric, train, positions), {}
 
-    def score(self, state: Scored, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
-        return similarities(self.metric, test.values, train.values)
+    def score(self, state: Spread, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
+        scale = state.scale.to(test.values.dtype)
+        return similarities(self.metric, test.values / scale, train.values / scale)
 
-    def self_scores(self, state: Scored, train: Rows, table: Table) -> Float[Tensor, " train"]:
+    def self_scores(self, state: Spread, train: Rows, table: Table) -> Float[Tensor, " train"]:
         return self_similarities(self.metric, train.values)
+
+
+def spread_of(metric: str, train: Table, positions: Int[Tensor, " train"]) -> Spread:
+    """Return the unit of distances, where the metric has one."""
+    scale = spread([rows.values for rows in train.blocks(BLOCK, positions)]) if metric == "euclidean" else 1.0
+    return Spread(positions, torch.tensor(scale, dtype=torch.float64))
 
 
 def check_metric(metric: Any) -> None:

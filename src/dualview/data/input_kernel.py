@@ -69,7 +69,7 @@ class InputKernel(DataMethod):
 
     parameters: str | Sequence[str] | None = None
     _: KW_ONLY
-    cutoff: float = 1e-6
+    cutoff: float = 1e-5
 
     State: ClassVar[type[KernelState]] = KernelState
     kind: ClassVar[Kind] = "similarity"
@@ -78,6 +78,8 @@ class InputKernel(DataMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
         object.__setattr__(self, "cutoff", positive(self.cutoff, "cutoff", or_zero=True))
+        if self.cutoff >= 1:
+            raise ValueError(f"`cutoff` is a share of the largest eigenvalue, below 1; it is {self.cutoff!r}")
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         gradients = Gradients(logit, (Checkpoint(task.model),), parameter_names(self.parameters), each_class=True)
@@ -228,6 +230,7 @@ def self_denoising(explainer: Explainer, inputs: Any = None) -> Denoised:
 
     Raises:
         TypeError: the explainer holds another method.
+        ValueError: a sample has no neighbours, or outputs that depend on each other.
     """
     _checked(explainer)
     found = []
@@ -240,9 +243,16 @@ def self_denoising(explainer: Explainer, inputs: Any = None) -> Denoised:
             total += kernel.sum(1)
             squares += torch.einsum("xjab,xjcb->xac", kernel, kernel)
             weighted += torch.einsum("xjab,jb->xa", kernel, train.outputs)
-        means = torch.linalg.solve(total, weighted)
-        half = torch.linalg.solve(total, squares)
-        found.append(Denoised(means, rows.outputs - means, torch.linalg.solve(total, half.mT)))
+        factors, pivots, failed = torch.linalg.lu_factor_ex(total)
+        if bool(failed.any()):
+            raise ValueError(
+                f"the summed kernel of sample {int(rows.index[failed > 0][0])} is singular: its outputs depend on each "
+                "other, or no training sample's gradient meets its own; denoising is for regression networks"
+            )
+        means, half = (torch.linalg.lu_solve(factors, pivots, right) for right in (weighted[..., None], squares))
+        found.append(
+            Denoised(means[..., 0], rows.outputs - means[..., 0], torch.linalg.lu_solve(factors, pivots, half.mT))
+        )
     return Denoised(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 

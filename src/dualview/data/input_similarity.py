@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import Scored
 from dualview.data._method import DataMethod, HeldOut, Prepared
-from dualview.data.feature_similarity import check_metric
+from dualview.data.feature_similarity import Spread, check_metric, spread_of
 from dualview.engine.batches import Inputs
 from dualview.engine.fingerprint import callable_fingerprint
 from dualview.engine.inputs import InputNumbers
@@ -46,7 +45,7 @@ class InputSimilarity(DataMethod):
     _: KW_ONLY
     encoder: Any = None  # a stored fit knows it by its fingerprint
 
-    State: ClassVar[type[Scored]] = Scored
+    State: ClassVar[type[Spread]] = Spread
     kind: ClassVar[Kind] = "similarity"
     problems: ClassVar[tuple[Problem, ...]] = ("classification", "regression", "multi-label")
 
@@ -75,11 +74,12 @@ class InputSimilarity(DataMethod):
 
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
-    ) -> tuple[Scored, dict[str, Any]]:
-        return Scored(positions), {}
+    ) -> tuple[Spread, dict[str, Any]]:
+        return spread_of(self.metric, train, positions), {}
 
-    def score(self, state: Scored, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
-        return similarities(self.metric, test.values, train.values)
+    def score(self, state: Spread, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
+        scale = state.scale.to(test.values.dtype)
+        return similarities(self.metric, test.values / scale, train.values / scale)
 
-    def self_scores(self, state: Scored, train: Rows, table: Table) -> Float[Tensor, " train"]:
+    def self_scores(self, state: Spread, train: Rows, table: Table) -> Float[Tensor, " train"]:
         return self_similarities(self.metric, train.values)

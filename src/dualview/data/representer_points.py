@@ -33,6 +33,8 @@ from dualview.solvers.newton import Newton, Problem
 SOFTMAX = SimplexLoss(order=1.0)
 TOLERANCE = 1e-24  # of ½‖gradient‖² relative to the objective; the last step goes beyond
 MAX_STEPS = 200
+SERVED_ROWS = 64  # samples on which scores are added up in their own precision
+SERVED_GAP = 0.01
 FIT_TO = ("outputs", "labels")
 
 
@@ -94,12 +96,20 @@ class RepresenterPoints(DataMethod):
         alpha = cost * newton.residual
         weights = gather(features, alpha)
         facts: dict[str, Any] = _facts(logits(features, weights), logits(features, newton.weights), network)
+        facts |= {"served_gap": _served_gap(rows.values, alpha, logits(features, weights))}
         facts |= {"gradient_norm": 2 * self.l2 * float((newton.weights - weights).norm())}
         facts |= {"C": cost, "status": "converged" if ending == "reached" else ending, "steps": newton.steps}
         if facts["status"] != "converged":
             warnings.warn(
                 f"the fit ended before its gradient vanished: shares miss the fitted logits by up to "
                 f"{facts['identity_gap']:.1e}. Give a larger l2, or features of a smaller scale",
+                DualViewWarning,
+                stacklevel=3,
+            )
+        if facts["served_gap"] > SERVED_GAP:
+            warnings.warn(
+                f"in {rows.values.dtype} scores miss the logit that they add up to by {facts['served_gap']:.1%} of its "
+                "spread: features are too large beside l2. Normalise them, give a larger l2, or a float64 model",
                 DualViewWarning,
                 stacklevel=3,
             )
@@ -154,6 +164,13 @@ class RepresenterPoints(DataMethod):
 
     def logits(self, state: DualState, values: Float[Tensor, "test unit"]) -> Float[Tensor, "test cls"]:
         return self._on_rows.logits(state, values)
+
+
+def _served_gap(features: Tensor, alpha: Tensor, whole: Float[Tensor, "row cls"]) -> float:
+    """Return the largest miss of sums of scores as they are given, over the spread of the logits, on some samples."""
+    some = slice(None, None, max(1, len(features) // SERVED_ROWS))
+    found = ((features[some] @ features.T) @ alpha.to(features.dtype)).double() + alpha.sum(0)
+    return float((found - whole[some]).abs().max() / whole.std().clamp(min=1e-12))
 
 
 def _facts(

@@ -39,6 +39,7 @@ NO_CANDIDATES = "no candidates: no training sample of this class takes part"
 
 BLOCK = 4096
 PAIRS = 2**24  # of test and training samples that are compared at once
+ROUNDING = 256  # machine precisions of a logit: as far apart may two batches put the same sample
 
 
 class _Paths(NamedTuple):
@@ -129,6 +130,8 @@ class SupportSpectrum(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if self.rival not in RIVALS:
+            self._rival_column(task, max(2, train.num_classes), -1)  # refused here, if at all
         if self.of is None:
             return Scored(positions), {}
         state, certificate = self.of.fit(task, train, positions, held_out)
@@ -231,17 +234,18 @@ class SupportSpectrum(DataMethod):
     ) -> Bool[Tensor, "test train"]:
         """Tell from logits which training samples stand nearer to the boundary of the class than each test sample."""
         others = [k for k in range(test.shape[1]) if k != column]
+        rounding = ROUNDING * torch.finfo(test.dtype).eps * test.abs().amax(1, keepdim=True)
 
         def nearer_to(rivals: Tensor) -> Bool[Tensor, "test train"]:
             margins = test[:, column] - test.gather(1, rivals[:, None]).squeeze(1)
-            return margins[:, None] > (train[:, column, None] - train[:, rivals]).T
+            return margins[:, None] - rounding > (train[:, column, None] - train[:, rivals]).T
 
         def to_each() -> Iterator[Bool[Tensor, "test train"]]:
             yield from (nearer_to(torch.full((len(test),), k)) for k in others)
 
         match self.rival:
             case "general":
-                return test[:, column, None] > train[:, column]
+                return test[:, column, None] - rounding > train[:, column]
             case "union" | "intersection":
                 return reduce(or_ if self.rival == "union" else and_, to_each())
             case "runner-up":

@@ -45,7 +45,7 @@ class InputNumbers(Representation):
         """Return one row a sample."""
         if self.encoder is not None:
             return self._encoded(inputs)
-        parts = {place: part for place, part in tensors_in(inputs).items() if part.ndim}
+        parts = {place: part for place, part in sorted(tensors_in(inputs).items()) if part.ndim}
         for place, part in parts.items():
             if not part.is_floating_point():
                 raise ValueError(

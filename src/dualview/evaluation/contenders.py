@@ -199,7 +199,7 @@ def contender(given: str | DataMethod | Contender | Best) -> Contender | Best:
         called = call.func if isinstance(call, ast.Call) else call
         several = isinstance(call, ast.Call) and isinstance(called, ast.Name) and called.id == "best"
         settings = {} if several else _settings(call) if isinstance(call, ast.Call) else {}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, _Unreadable) as error:
         raise ValueError(
             f"{given!r} is no method with plain settings, like 'DualView(C=1e-3)'; known: {known}"
         ) from error
@@ -229,9 +229,13 @@ def _best(given: str, candidates: list[Contender | Best]) -> Best:
     return Best(tuple(single))
 
 
+class _Unreadable(Exception):
+    """Words that are no plain settings."""
+
+
 def _settings(call: ast.Call) -> dict[str, Any]:
     if call.args:
-        raise ValueError("settings are named")
+        raise _Unreadable("settings are named")
     return {str(word.arg): _value(word.value) for word in call.keywords}
 
 
@@ -240,7 +244,10 @@ def _value(node: ast.expr) -> Any:
     called = node.func if isinstance(node, ast.Call) else node
     if isinstance(called, ast.Name) and called.id in dualview.data.__all__:
         return getattr(dualview.data, called.id)(**(_settings(node) if isinstance(node, ast.Call) else {}))
-    return ast.literal_eval(node)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise _Unreadable(str(error)) from error
 
 
 def contenders(given: Sequence[str | DataMethod | Contender | Best]) -> list[Contender | Best]:

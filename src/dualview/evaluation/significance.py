@@ -99,27 +99,31 @@ def uncertainty(inputs: Any, targets: Any = None, *, over: Sequence[Explainer | 
         Mean, standard deviation, signal-to-noise ratio, the p of Nguyen et al., and that of a t-test, for each pair.
 
     Raises:
-        ValueError: there are fewer than two runs, or the fits saw other training sets, measure different outputs, or
-            score different things.
+        ValueError: there are fewer than two runs; the fits differ in the number, labels or held-out share of their
+            training samples (inputs are not compared), in what they measure, or in the method, seeds aside; or one
+            has no sample of a class that the first network predicts, and no `targets` are given.
 
     Example:
         >>> found = uncertainty(inputs, over=[fit(GradDot(), model, train) for model in models])  # doctest: +SKIP
         >>> found.to_pandas().query("t_p < 0.01")  # doctest: +SKIP
     """
+    if isinstance(over, Explainer):
+        raise ValueError("`over` must hold two or more fits, to have a spread; it is a single one")
     runs = [[run] if isinstance(run, Explainer) else list(run) for run in over]
-    explainers = [explainer for run in runs for explainer in run]
     if len(runs) < 2 or not all(runs):
-        raise ValueError(f"`over` must hold two or more fits, to have a spread; it holds {len(explainers)}")
+        raise ValueError(f"`over` must hold two or more runs, to have a spread; it holds {len(runs)}")
+    explainers = [explainer for run in runs for explainer in run]
     first = explainers[0]
     for k, other in enumerate(explainers[1:], start=1):
         for name, mine, theirs in (
             ("training samples", len(first.table), len(other.table)),
             ("labels", first.table.targets.tolist(), other.table.targets.tolist()),
             ("measured output", first.task.measured, other.task.measured),
-            ("kind of scores", first.method.kind, other.method.kind),
+            ("method", _but_for_seeds(first.method.describe()), _but_for_seeds(other.method.describe())),
+            ("fitted samples", first.positions.tolist(), other.positions.tolist()),
         ):
             if mine != theirs:
-                told = "" if name == "labels" else f": {mine!r} and {theirs!r}"
+                told = "" if name in ("labels", "fitted samples") else f": {mine!r} and {theirs!r}"
                 raise ValueError(f"fits 0 and {k} of `over` differ in their {name}{told}")
     found: list[list[Tensor]] = []
     for run in runs:
@@ -132,6 +136,13 @@ def uncertainty(inputs: Any, targets: Any = None, *, over: Sequence[Explainer | 
                 back = None if first.task.classes is None else {c: label for label, c in first.task.classes.items()}
                 targets = columns if back is None else [back[column] for column in columns.tolist()]
     return significance(found)
+
+
+def _but_for_seeds(description: Any) -> Any:
+    """Return a method's fields without the seeds."""
+    if not isinstance(description, dict):
+        return description
+    return {name: _but_for_seeds(value) for name, value in description.items() if name != "seed"}
 
 
 def significance(runs: Sequence[Scores | Sequence[Scores]]) -> Significance:

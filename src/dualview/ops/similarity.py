@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -21,6 +22,13 @@ def similarities(
     if metric == "cosine":
         left, right = directions(left), directions(right)
     return left @ right.T
+
+
+def spread(blocks: Sequence[Float[Tensor, "row unit"]]) -> float:
+    """Return the root mean squared distance of two of the rows, √2 times that from their mean; 1 where it is 0."""
+    number = sum(len(rows) for rows in blocks)
+    mean = torch.stack([rows.double().sum(0) for rows in blocks]).sum(0) / number
+    return (2 * sum(float((rows.double() - mean).square().sum()) for rows in blocks) / number) ** 0.5 or 1.0
 
 
 def self_similarities(metric: str, rows: Float[Tensor, "row unit"]) -> Float[Tensor, " row"]:
