@@ -133,7 +133,7 @@ def test_the_number_of_passes_is_that_of_the_iterations(problem, few):
 
 def test_what_means_nothing_is_refused(problem):
     for fields, message in [
-        ({"rank": 30, "iterations": 20}, "`rank` must be from 1 to iterations=20"),
+        ({"rank": 30, "iterations": 20}, "`rank` must be up to iterations=20"),
         ({"samples": 0}, "`samples` must be a whole number"),
         ({"damping": -1.0}, "`damping` must be zero or a positive number"),
     ]:

@@ -318,3 +318,68 @@ def test_solve_is_the_inverse_and_the_model_is_left_alone(problem):
         torch.testing.assert_close(back, vectors, rtol=0, atol=1e-10)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training and all(one.grad is None and one.requires_grad for one in model.parameters())
+
+
+def test_the_unit_of_damping_is_the_same_in_single_precision_where_a_sample_is_sure():
+    """A sample's probabilities beside its own reach 1e-23 and less, whose squares are zero in float32."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(60, 5, generator=generator), torch.arange(60) % 3
+    model = nn.Linear(5, 3)
+    with torch.no_grad():
+        direction = model.weight[0] - model.weight[1]
+        for row, margin in ((0, 51.0), (1, 100.0), (2, 60.0)):
+            inputs[row] = margin * direction / direction.square().sum()
+    found, expected = (
+        fit(model.to(dtype), (inputs.to(dtype), labels), dv.Influence(1.0, solver="explicit")).certificate["damping"]
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("leverage", [False, True])
+def test_class_weights_of_a_loss_in_single_precision(leverage: bool):
+    inputs, labels = torch.randn(24, 5, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
+    model, weight = nn.Linear(5, 3), torch.tensor([1.0, 2.0, 0.5])
+    method = dv.Influence(1.0, leverage=leverage)
+
+    def scores(dtype: torch.dtype) -> Tensor:
+        loss = nn.CrossEntropyLoss(weight=weight.to(dtype), reduction="none")
+        task = dv.Task(model.to(dtype), loss=loss)
+        return fit(task, (inputs.to(dtype), labels), method).explain(inputs[:5].to(dtype)).dense().double()
+
+    single, double = scores(torch.float32), scores(torch.float64)
+    assert (single - double).norm() < 1e-4 * double.norm()
+
+
+def test_conjugate_gradients_tell_the_residual_that_they_leave(problem):
+    """In float32 the recursion's own residual goes on falling where the true one does not."""
+    single = problem.to(torch.float32)
+    explainer = fit(single.model, single.train, dv.Influence(1e-6, solver="cg", tolerance=1e-9, steps=400))
+    with pytest.warns(DualViewWarning, match="relative residual of") as caught:
+        explainer.explain(single.test[0][:4])
+    said = float(str(caught[0].message).split("relative residual of ")[1].split(" ")[0])
+    assert 1e-9 < said < 1
+
+
+def test_a_sample_of_leverage_one_is_refused():
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = (torch.randn(20, k, generator=generator, dtype=torch.float64) for k in (4, 1))
+    inputs[:, 3] = 0
+    inputs[0, 3] = 1  # a feature of one sample alone
+    task = dv.Task(nn.Linear(4, 1, bias=False).double(), problem="regression")
+    with pytest.raises(ValueError, match="leverage 1"):
+        fit(task, (inputs, targets), dv.Influence(0.0, absolute=True, leverage=True))
+
+
+def test_a_group_that_was_wholly_held_out_does_nothing(problem):
+    explainer = fit(problem.model, problem.train, dv.Influence(leverage=True), held_out=0.3)
+    rest = [k for k in range(120) if k not in explainer.positions.tolist()][:3]
+    found = explainer.explain_groups(problem.test[0], {"unseen": rest, "seen": explainer.positions[:3]})
+    assert not found.scores[:, 0].any() and found.scores[:, 1].all() and found.joint
+
+
+def test_a_matrix_of_too_many_parameters_is_refused():
+    inputs, labels = torch.randn(6, 150), torch.arange(6) % 2
+    model = nn.Sequential(nn.Linear(150, 140), nn.ReLU(), nn.Linear(140, 2))
+    with pytest.raises(ValueError, match="parameters are too many for a matrix of all"):
+        fit(model, (inputs, labels), dv.Influence(solver="explicit"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from dualview.engine import outputs
 from dualview.engine.tables import Table
-from dualview.engine.task import Task
+from dualview.engine.task import MAX_CLASSES_TRIED, Task
 
 Kind = Literal["sampled", "exact", "empirical"]
 
@@ -71,14 +72,25 @@ class Fisher:
 
 
 def _scale(task: Task, table: Table) -> float:
+    """Return the multiple of the usual loss that a task's loss is.
+
+    Recorded rows alone cannot tell: losses of samples that are fitted well are rounding.
+    """
     logits, one_logit = task.logits(table.outputs), table.num_classes == 1
+
+    def losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        usual = dataclasses.replace(task, loss=outputs.loss)
+        own, expected = (one.losses(logits, targets, one_logit=one_logit).double() for one in (task, usual))
+        return own, expected
+
     with torch.no_grad():
-        own, expected = (
-            one.losses(logits, table.targets, one_logit=one_logit)
-            for one in (task, dataclasses.replace(task, loss=outputs.loss))
-        )
-    scale = float(own.sum() / expected.sum()) if bool(expected.any()) else 1.0
-    if not scale > 0 or not torch.allclose(own, scale * expected, rtol=1e-3, atol=1e-5 * float(own.abs().max() + 1)):
+        own, expected = losses(*_probes(task, logits, table.targets))
+        scale = float(own.sum() / expected.sum())
+        rounding = 32 * torch.finfo(logits.dtype).eps * logits.shape[1] * float(logits.abs().max()) * abs(scale)
+        same = torch.allclose(own, scale * expected, rtol=1e-3, atol=0.0)
+        own, expected = losses(logits, table.targets)
+        same = same and torch.allclose(own, scale * expected, rtol=1e-3, atol=rounding)
+    if not (same and scale > 0):
         usual = {
             "classification": "cross-entropy",
             "regression": "squared error",
@@ -89,3 +101,18 @@ def _scale(task: Task, table: Table) -> float:
             "other values (class weights, label smoothing, another loss?): fisher='empirical' takes any loss"
         )
     return scale
+
+
+def _probes(task: Task, logits: Float[Tensor, "row cls"], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and targets, two rows for each of some columns, whose losses are large and unlike each other."""
+    columns = logits.shape[1]
+    chosen = torch.arange(min(columns, MAX_CLASSES_TRIED))
+    units = torch.eye(columns, dtype=logits.dtype)[chosen]
+    if task.problem == "regression":
+        probes = units * (float((logits - targets).abs().max()) or 1.0)  # beyond these errors it may be Huber's loss
+        goals = [torch.zeros_like(probes), 0.5 * probes]
+    else:
+        probes = units * math.log(columns + 1)  # of probability 1/2, about
+        labels = [chosen, (chosen + 1) % columns]
+        goals = labels if task.problem == "classification" else [units, 1 - units]
+    return torch.cat([probes, probes]), torch.cat(goals)

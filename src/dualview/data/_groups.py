@@ -106,8 +106,8 @@ def group_attribution(explainer: Explainer, rows: Rows, tests: Iterable[Prepared
         columns = []
         for group in members.values():
             group = group[torch.isin(group, scored)]
-            scores = method.joint_scores(explainer.state, test, group, table)
-            joint = scores is not None
+            scores = method.joint_scores(explainer.state, test, group, table) if len(group) else None
+            joint = joint or scores is not None
             if scores is None:
                 scores = test.values.new_zeros(len(test.values))
                 for block in table.blocks(BLOCK, group):

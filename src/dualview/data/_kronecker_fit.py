@@ -56,9 +56,7 @@ class Walk(NamedTuple):
         plan = plan_gradients(self.plan.task, first.inputs, of="loss", parameters=parameters)
         total = torch.zeros(sum(part.width for part in plan.layout), dtype=torch.float64)
         for inputs, targets, index in self.train.batches(self.positions):
-            with torch.no_grad():
-                raw = plan.task.forward(inputs)
-            for one in self.fisher.directions(raw.cpu(), targets, index):
+            for one in self.fisher.directions(self.train.rows(index).outputs, targets, index):
                 total += plan.record(inputs, targets, directions=one)[0].double().square().sum(0)
         return total / len(self.positions)
 
@@ -133,7 +131,8 @@ def _turned(walk: Walk, shapes: dict[str, Shape]) -> list[Curved]:
     for one in walk.factors():
         shape, sums = shapes[one.layer], moments[one.layer]
         if one.first and shape.transposed:
-            kept = one.deltas[0].any(2)  # padding has none
+            padding = walk.plan.task.model.get_submodule(one.layer).padding_idx
+            kept = torch.ones_like(one.inputs, dtype=torch.bool) if padding is None else one.inputs != padding
             sums.inputs += torch.bincount(one.inputs[kept].cpu(), minlength=shape.inputs).double()
             sums.positions += int(kept.sum())
         elif one.first:

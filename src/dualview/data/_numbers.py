@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -18,3 +18,14 @@ def positive(value: Any, name: str, *, or_zero: bool = False) -> float:
         return number
     expected = "zero or a positive number" if or_zero else "a positive number"
     raise ValueError(f"`{name}` must be {expected}; it is {value!r}")
+
+
+def whole(value: Any, name: str, least: int) -> int:
+    """Return a field as a whole number.
+
+    Raises:
+        ValueError: it is none, or smaller than `least`.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
+        return int(value)
+    raise ValueError(f"`{name}` must be a whole number, {least} or larger; it is {value!r}")

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dualview.data._gradients import gradient_sides, member_layout, parameter_names
-from dualview.data._influence import absolute_damping, class_gradients, measured_gradients
+from dualview.data._influence import absolute_damping, class_gradients
 from dualview.data._method import DataMethod, HeldOut, Prepared
-from dualview.data._numbers import positive
+from dualview.data._numbers import positive, whole
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import Checkpoint
 from dualview.engine.curvature import Kind as Curvature
@@ -76,7 +76,7 @@ class Arnoldi(DataMethod):
     rank: int = 100
     iterations: int = 200
     _: KW_ONLY
-    damping: float = 0.1
+    damping: float = 10.0
     curvature: Curvature = "hessian"
     parameters: str | Sequence[str] | None = None
     samples: int | None = None
@@ -92,12 +92,14 @@ class Arnoldi(DataMethod):
         object.__setattr__(self, "damping", positive(self.damping, "damping", or_zero=True))
         if self.curvature not in ("gauss-newton", "hessian"):
             raise ValueError(f"`curvature` is {self.curvature!r}; choose from 'gauss-newton' and 'hessian'")
-        if not 1 <= self.rank <= self.iterations:
+        for name, least in (("rank", 1), ("iterations", 1), ("seed", 0)):
+            object.__setattr__(self, name, whole(getattr(self, name), name, least))
+        if self.samples is not None:
+            object.__setattr__(self, "samples", whole(self.samples, "samples", 1))
+        if self.rank > self.iterations:
             raise ValueError(
-                f"`rank` must be from 1 to iterations={self.iterations}, as many as these find; it is {self.rank}"
+                f"`rank` must be up to iterations={self.iterations}, as many as these find; it is {self.rank}"
             )
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"`samples` must be a whole number, 1 or larger, or None for all; it is {self.samples!r}")
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         return gradient_sides(task, loss, (Checkpoint(task.model),), parameters=self.parameters)
@@ -135,8 +137,7 @@ class Arnoldi(DataMethod):
         return ArnoldiState(positions, (1 / (values[kept] + damping)).to(train.dtype), vectors, projected), facts
 
     def prepare(self, state: ArnoldiState, task: Task, test: Rows, train: Table) -> Prepared:
-        along = measured_gradients(test, train) @ state.vectors.T
-        return Prepared(along * state.inverses, test.outputs, train.layout)
+        return Prepared(_along(state.vectors, train, test) * state.inverses, test.outputs, train.layout)
 
     def score(self, state: ArnoldiState, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         return test.values @ self._projected(state, train).T / -len(state.positions)

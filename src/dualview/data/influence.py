@@ -24,7 +24,7 @@ from dualview.data._influence import (
     measured_gradients,
 )
 from dualview.data._method import DataMethod, HeldOut, Prepared
-from dualview.data._numbers import positive
+from dualview.data._numbers import positive, whole
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import Checkpoint
 from dualview.engine.curvature import Jacobians, LossCurvature, gauss_newton, logit_curvatures
@@ -40,6 +40,9 @@ from dualview.ops.krylov import arnoldi, conjugate_gradients, deflation, dominan
 from dualview.ops.layout import Layout
 
 MOST_EXPLICIT = 2048  # parameters of which "auto" builds the whole matrix
+MAX_DENSE = 20_000  # and of which it is built when it is asked for
+REFINEMENTS = 3  # times that conjugate gradients start, the later ones from what is left
+LEAST_PIVOT = 1e-12  # of I − A K, below which it counts as singular
 LANCZOS_STEPS, KEPT = 64, 48  # that find the largest eigenvalues, and how many of these precondition cg
 ADVICE = {
     "hessian": "give more damping, or take curvature='gauss-newton', which has no negative eigenvalues",
@@ -132,9 +135,8 @@ class Influence(DataMethod):
         object.__setattr__(self, "tolerance", positive(self.tolerance, "tolerance"))
         if self.scale is not None:
             object.__setattr__(self, "scale", positive(self.scale, "scale"))
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be a whole number, 1 or larger; it is {getattr(self, name)!r}")
+        for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+            object.__setattr__(self, name, whole(getattr(self, name), name, least))
         if self.curvature not in ("gauss-newton", "hessian"):
             raise ValueError(f"`curvature` is {self.curvature!r}; choose from 'gauss-newton' and 'hessian'")
         if self.solver not in ("auto", "explicit", "cg", "lissa"):
@@ -158,6 +160,11 @@ class Influence(DataMethod):
         curvature = self._curvature(train, positions)
         is_small = self.leverage or curvature.size <= MOST_EXPLICIT
         solver = self.solver if self.solver != "auto" else "explicit" if is_small else "cg"
+        if solver == "explicit" and curvature.size > MAX_DENSE:
+            raise ValueError(
+                f"{curvature.size:,} parameters are too many for a matrix of all: name some parameters=, or take "
+                "solver='cg' without leverage"
+            )
         damping, how = self.damping, "given"
         if not self.absolute:
             damping, how = absolute_damping(self.damping, curvature, self.seed)
@@ -259,15 +266,22 @@ class Influence(DataMethod):
             sizes = right.norm(dim=1).clamp(min=torch.finfo(right.dtype).tiny)
             return solved, (product(solved) - right).norm(dim=1) / sizes
         conditioner = deflation(state.eigenvalues + damping, state.vectors)
-        found = conjugate_gradients(
-            product, right, tolerance=self.tolerance, steps=self.steps, precondition=conditioner
-        )
-        if not found.lowest > 0:
-            raise ValueError(
-                f"conjugate gradients met a direction of curvature {found.lowest - damping:.3g}, which λ = "
-                f"{damping:.3g} does not make positive: {ADVICE[self.curvature]}"
-            )
-        return found.vectors, found.residuals
+        solved, left, sizes = torch.zeros_like(right), right, right.norm(dim=1).clamp(min=torch.finfo(right.dtype).tiny)
+        residuals = torch.ones_like(sizes)
+        for _ in range(REFINEMENTS):  # rounding leaves more than the residual that the recursion believes in
+            tolerance = self.tolerance / float(residuals.max())
+            found = conjugate_gradients(product, left, tolerance=tolerance, steps=self.steps, precondition=conditioner)
+            if not found.lowest > 0:
+                raise ValueError(
+                    f"conjugate gradients met a direction of curvature {found.lowest - damping:.3g}, which λ = "
+                    f"{damping:.3g} does not make positive: {ADVICE[self.curvature]}"
+                )
+            solved = solved + found.vectors
+            left = right - product(solved)
+            residuals = left.norm(dim=1) / sizes
+            if float(residuals.max()) <= self.tolerance or float(found.residuals.max()) > tolerance:
+                break
+        return solved, residuals
 
     def _gradients(
         self, state: InfluenceState, layout: Layout, rows: Rows, numbers: int = DENSE_NUMBERS
@@ -315,10 +329,11 @@ def refitted(
         ValueError: without them some output is free.
     """
     one = torch.eye(slopes.shape[1], dtype=slopes.dtype)
-    found, failed = torch.linalg.solve_ex(one - bends @ kernels, slopes[..., None])
-    if bool(failed.any()):
+    factors, places, _ = torch.linalg.lu_factor_ex(one - bends @ kernels)
+    pivots = factors.diagonal(dim1=1, dim2=2).abs()
+    if bool((pivots.amin(1) <= LEAST_PIVOT).any()):
         raise ValueError("a sample has leverage 1: without it some output is free. Give more damping")
-    return found.squeeze(2)
+    return torch.linalg.lu_solve(factors, places, slopes[..., None]).squeeze(2)
 
 
 def joint_effects(

@@ -138,7 +138,8 @@ class LossCurvature:
                 probes = (2 * signs - 1).to(raw.dtype)
             images = logit_products(self.task, raw, batch.targets, probes)
             for probe, image in zip(probes, images, strict=True):
-                # of one size, so that rounding is small beside their product
+                # of one size, so that rounding is small beside their product; in float64, where no square underflows
+                probe, image = probe.double(), image.double()
                 ratio = (image.norm(dim=1, keepdim=True) / probe.norm(dim=1, keepdim=True)).sqrt()
                 left, right = probe * ratio, image / ratio.clamp(min=torch.finfo(ratio.dtype).tiny)
                 for sign in (1, -1):
@@ -225,11 +226,14 @@ def gauss_newton(blocks: Iterable[Jacobians], num_rows: int) -> Float[Tensor, "p
 
 
 def logit_curvatures(task: Task, raw: Float[Tensor, "row logit"], targets: Tensor) -> Float[Tensor, "row cls cls"]:
-    """Return A, the Hessian of each row's training loss in its logits, in float64."""
-    raw = raw.double()
+    """Return A, the Hessian of each row's training loss in its logits, as float64.
+
+    A loss of the user's may hold numbers of its own precision, such as class weights, and is asked in that of `raw`.
+    """
+    raw = raw.double() if task.loss == outputs.loss else raw
     columns = task.logits(raw[:1]).shape[1]
     probes = torch.eye(columns, dtype=raw.dtype)[:, None].expand(-1, len(raw), -1)
-    return logit_products(task, raw, targets, probes).transpose(0, 1)
+    return logit_products(task, raw, targets, probes).transpose(0, 1).double()
 
 
 def logit_products(
