@@ -42,9 +42,9 @@ from dualview.ops.ranking import spearman
 RESULT = Path(__file__).resolve().parents[1] / "results" / "curvature.md"
 FEWER = 500, 1500
 OURS = {
-    "EKFAC": dv.EKFAC(damping=0.1),
-    "EKFAC, tolerance=0": dv.EKFAC(damping=0.1, tolerance=0.0),
-    "EKFAC, curvature='kfac'": dv.EKFAC(damping=0.1, curvature="kfac"),
+    "EKFAC": dv.EKFAC(damping=0.1, fisher="sampled"),
+    "EKFAC, tolerance=0": dv.EKFAC(damping=0.1, fisher="sampled", tolerance=0.0),
+    "EKFAC, curvature='kfac'": dv.EKFAC(damping=0.1, fisher="sampled", curvature="kfac"),
 }
 Run = Callable[[Problem], Tensor]
 
@@ -126,7 +126,11 @@ def agreement(num_train: int, num_test: int) -> str:
     given = problem("CNN", num_train, num_test)
     mine, other, theirs = (
         run(given).double()
-        for run in (ours(dv.EKFAC(damping=0.1)), ours(dv.EKFAC(damping=0.1, seed=1)), kronfluence("ekfac"))
+        for run in (
+            ours(dv.EKFAC(damping=0.1, fisher="sampled")),
+            ours(dv.EKFAC(damping=0.1, fisher="sampled", seed=1)),
+            kronfluence("ekfac"),
+        )
     )
     pairs = {"ours and kronfluence's": -theirs, "ours with another seed": other}
     return "; ".join(f"{name}: {float(spearman(mine, scores).mean()):.3f}" for name, scores in pairs.items())

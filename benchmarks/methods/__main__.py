@@ -30,7 +30,7 @@ from dualview.evaluation.tasks import SOURCES, VARIANTS, Problem
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 STORE = ROOT / "runs" / "evaluation"
-TASKS = ("digits-mlp", "mnist-mlp")
+TASKS = ("digits-mlp", "wine")
 
 
 def measured(task: str, names: list[str]) -> Judgement:

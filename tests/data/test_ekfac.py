@@ -1,6 +1,8 @@
 """EKFAC against dense curvature: built sample by sample, inverted, multiplied; in float64."""
 
+import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dualview as dv
-from dualview.data._fisher import Fisher
-from dualview.engine.tables import Rows, Table
+from dualview.errors import DualViewWarning
 from dualview.ops.gradients import dense
 from tests.engine.gradients.one_by_one import one_by_one
 from tests.engine.gradients.test_factored import Twice
@@ -146,6 +147,26 @@ def test_kfac_of_tokens_counts_them():
     close(block.eigenvalues / block.eigenvalues.sum(1, keepdim=True), (counts / counts.sum()).expand(4, 7))
 
 
+class FirstToken(nn.Module):
+    """Reads the first of several tokens; the others have no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(7, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, tokens):
+        return self.out(self.embedding(tokens)[:, 0])
+
+
+def test_kfac_counts_tokens_without_gradients_too():
+    torch.manual_seed(0)
+    model, inputs = FirstToken().double(), torch.randint(7, (12, 5))
+    labels = torch.arange(12) % CLASSES
+    (block, _) = fit(dv.EKFAC(curvature="kfac", fisher="empirical"), model, inputs, labels).state.blocks
+    counts = torch.bincount(inputs.flatten(), minlength=7).double()
+    close(block.eigenvalues, torch.outer(block.eigenvalues.sum(1), counts / 60))
+
+
 # ── scores ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -242,51 +263,81 @@ def test_terms_stay_within_the_error_that_they_report():
 
 # ── the Fisher matrix ────────────────────────────────────────────────────────────────────────────
 
-TASKS = [
-    ("classification", F.cross_entropy, torch.tensor([1, 0, 2, 1, 0])),
-    ("classification", lambda z, y: 3 * F.cross_entropy(z, y, reduction="none"), torch.tensor([1, 0, 2, 1, 0])),
-    ("regression", lambda z, y: (z - y).square().mean(1), draw(5, 3)),
-    ("multi-label", lambda z, y: F.binary_cross_entropy_with_logits(z, y.double(), reduction="none").sum(1),
-     (draw(5, 3, seed=4) > 0).double()),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("problem", "loss", "targets"), TASKS)
-def test_directions_make_the_hessian_of_the_loss_in_the_logits(problem: str, loss, targets: Tensor):
-    """The mean of 20,000 draws is that of the exact directions to within five standard errors."""
-    logits = draw(5, 3, seed=3)
-    hessians = torch.stack(
-        [
-            torch.autograd.functional.hessian(lambda z, y=y: loss(z[None], y[None]).sum(), z)
-            for z, y in zip(logits, targets, strict=True)
-        ]
-    )
-    task = dv.Task(nn.Linear(2, 3), problem=problem, loss=loss)
-    index = torch.arange(5)
-    table = Table([Rows(logits, logits, targets, index)])
-    exact = Fisher.of("exact", task, table, seed=0).directions(logits, targets, index)
-    close(sum(one[:, :, None] * one[:, None] for one in exact), hessians)
-    again = torch.arange(5).repeat(20_000)
-    many = Table([Rows(logits[again], logits[again], targets[again], torch.arange(len(again)))])
-    (drawn,) = Fisher.of("sampled", task, many, seed=0).directions(
-        logits[again], targets[again], torch.arange(len(again))
-    )
-    outer = (drawn[:, :, None] * drawn[:, None]).reshape(20_000, 5, 3, 3)
-    errors = outer.std(0) / math.sqrt(20_000)
-    assert ((outer.mean(0) - hessians).abs() <= 5 * errors + 1e-12).all()
-    (real,) = Fisher.of("empirical", task, table, seed=0).directions(logits, targets, index)
-    leaf = logits.clone().requires_grad_()
-    rows = [loss(leaf[i : i + 1], targets[i : i + 1]).sum() for i in range(5)]
-    (expected,) = torch.autograd.grad(torch.stack(rows).sum(), leaf)
-    close(real, expected)
-
 
 @pytest.mark.parametrize("name", ["convolution", "norms"])
 def test_sampled_labels_do_not_depend_on_batches_and_depend_on_the_seed(name: str):
     model, inputs, labels = made(name)
-    whole = fit(dv.EKFAC(), model, inputs, labels).explain(inputs).dense()
-    close(fit(dv.EKFAC(), model, inputs, labels, batch_size=5).explain(inputs).dense(), whole)
-    assert not torch.allclose(fit(dv.EKFAC(seed=1), model, inputs, labels).explain(inputs).dense(), whole, rtol=0.01)
+    with pytest.warns(DualViewWarning, match="labels that were drawn differ"):
+        whole, again, other = (
+            fit(dv.EKFAC(fisher="sampled", seed=seed), model, inputs, labels, batch_size=size).explain(inputs).dense()
+            for seed, size in ((0, 12), (0, 5), (1, 12))
+        )
+    close(again, whole)
+    assert not torch.allclose(other, whole, rtol=0.01)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_drawn_labels_that_differ_from_the_prediction_are_counted_and_few_are_warned_of(spread: float):
+    """Two classes with logits 0 and ±spread: 27 of 100 labels differ at 1, e⁻¹/(1 + e⁻¹), and none at 30."""
+    torch.manual_seed(0)
+    model = nn.Linear(1, 2, bias=False).double()
+    model.weight.data = torch.tensor([[0.0], [spread]]).double()
+    inputs, labels = torch.tensor([[-1.0], [1.0]]).double().repeat(200, 1), torch.arange(400) % 2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DualViewWarning)
+        certificate = fit(dv.EKFAC(fisher="sampled"), model, inputs, labels).certificate
+    differ = math.exp(-spread) / (1 + math.exp(-spread))
+    assert certificate["fisher"] == "sampled"
+    assert abs(certificate["surprising_labels"] - 400 * differ) <= 4 * math.sqrt(400 * differ)
+    assert [str(one.message)[:18] for one in caught] == ([] if spread == 1 else ["only 0 of the 400 "])
+    exact = fit(dv.EKFAC(fisher="exact"), model, inputs, labels).certificate
+    assert exact["fisher"] == "exact" and "surprising_labels" not in exact
+
+
+class Overwriting(nn.Module):
+    """Scales its input in place, and has a parameter of no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.out = nn.Parameter(torch.tensor(1.5)), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        x *= 2
+        return self.out(x).tanh() * self.scale
+
+
+def test_a_model_in_training_mode_is_left_alone_and_scored_as_in_evaluation():
+    torch.manual_seed(0)
+    parts = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), Overwriting()
+    parts[3].out = nn.Linear(6, CLASSES)
+    model, inputs, labels = nn.Sequential(*parts).double(), draw(12, 5) * 3 + 1, torch.arange(12) % CLASSES
+    method = dv.EKFAC(fisher="exact")
+    expected = fit(method, copy.deepcopy(model).eval(), inputs, labels).explain(inputs).dense()
+    before, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    close(fit(method, model.train(), inputs, labels).explain(inputs).dense(), expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting gives a sample another output alone")  # two runs of a probe
+def test_inputs_that_the_model_overwrites_do_not_change_its_curvature():
+    torch.manual_seed(0)
+    model, inputs, labels = Overwriting().double(), draw(12, 5), torch.arange(12) % CLASSES
+    given = inputs.clone()
+    explainer = fit(dv.EKFAC(fisher="exact"), model, inputs, labels)
+    assert torch.equal(inputs, given)
+
+    def along(c: int):
+        def measure(logits: Tensor, target: Tensor) -> Tensor:
+            p = logits[0].detach().softmax(0)
+            return p[c].sqrt() * (logits[0, c] - (p * logits[0]).sum())
+
+        return measure
+
+    by_class = [
+        one_by_one(model, given.clone(), torch.arange(12), along(c))["scale"].square().sum() for c in range(CLASSES)
+    ]
+    close(explainer.state.blocks[-1].eigenvalues.flatten(), torch.stack(by_class).sum()[None] / 12)
 
 
 # ── what a fit promises ──────────────────────────────────────────────────────────────────────────
@@ -294,9 +345,10 @@ def test_sampled_labels_do_not_depend_on_batches_and_depend_on_the_seed(name: st
 
 def test_an_opened_fit_is_the_same(tmp_path):
     model, inputs, labels = made("norms")
-    fitted = fit(dv.EKFAC(), model, inputs, labels, store=tmp_path)
+    method = dv.EKFAC(fisher="exact")
+    fitted = fit(method, model, inputs, labels, store=tmp_path)
     opened = dv.open(tmp_path, model)
-    assert opened.method == dv.EKFAC() and opened.certificate == fitted.certificate
+    assert opened.method == method and opened.certificate == fitted.certificate
     close(opened.explain(inputs).dense(), fitted.explain(inputs).dense(), 1e-12)
     close(opened.self_influence(), fitted.self_influence(), 1e-12)
 
@@ -305,7 +357,7 @@ def test_other_layers_can_be_an_error():
     model, inputs, labels = made("norms")
     with pytest.raises(ValueError, match="1.weight, 1.bias, 2.weight, 2.bias belong to no .* KernelInfluence"):
         fit(dv.EKFAC(fallback="error"), model, inputs, labels)
-    fit(dv.EKFAC(fallback="error", parameters=("0", "4")), model, inputs, labels)
+    fit(dv.EKFAC(fallback="error", fisher="exact", parameters=("0", "4")), model, inputs, labels)
 
 
 def test_a_singular_curvature_is_refused():
@@ -324,6 +376,14 @@ def test_a_loss_without_a_known_hessian_asks_for_the_empirical_fisher():
     with pytest.raises(ValueError, match="derived for the cross-entropy .* fisher='empirical' takes any loss"):
         fit(dv.EKFAC(), task, inputs, labels)
     assert fit(dv.EKFAC(fisher="empirical"), task, inputs, labels).explain(inputs).dense().isfinite().all()
+    assert "fisher" not in fit(dv.EKFAC(curvature="identity"), task, inputs, labels).certificate  # takes any loss
+
+
+def test_one_training_sample_has_no_error_of_scores():
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(60, 50).double(), draw(1, 60)
+    certificate = fit(dv.EKFAC(fisher="exact"), model, inputs, torch.tensor([1])).certificate
+    assert certificate["terms"] and "score_error" not in certificate
 
 
 @pytest.mark.parametrize(

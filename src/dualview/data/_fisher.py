@@ -64,11 +64,20 @@ class Fisher:
         else:
             p = logits.softmax(1)
             if self.kind == "sampled":
-                labels = (p.cumsum(1) <= draws).sum(1).clamp(max=p.shape[1] - 1)
-                found = [p - every[labels]]
+                found = [p - every[_drawn(p, draws)]]
             else:
                 found = [p[:, c, None].sqrt() * (every[c] - p) for c in range(p.shape[1])]
         return [self.scale**0.5 * one for one in found]
+
+    def num_surprises(self, table: Table, index: Int[Tensor, " row"]) -> int:
+        """Return how many drawn labels of a classification are other classes than the network predicts."""
+        p = self.task.logits(table.rows(index).outputs).double().softmax(1)
+        return int((_drawn(p, self.draws[index]) != p.argmax(1)).sum())
+
+
+def _drawn(p: Float[Tensor, "row cls"], draws: Float[Tensor, "row 1"]) -> Int[Tensor, " row"]:
+    """Return a label for each row, drawn with these probabilities."""
+    return (p.cumsum(1) <= draws).sum(1).clamp(max=p.shape[1] - 1)
 
 
 def _scale(task: Task, table: Table) -> float:

@@ -71,7 +71,12 @@ class _Moments:
 
 
 def fitted(
-    form: Form, plan: GradientPlan, layout: Layout, train: Table, positions: Int[Tensor, " train"], fisher: Fisher
+    form: Form,
+    plan: GradientPlan,
+    layout: Layout,
+    train: Table,
+    positions: Int[Tensor, " train"],
+    fisher: Fisher | None,
 ) -> list[Curved]:
     """Return the undamped curvature, block by block: layers, then parameters by themselves.
 
@@ -81,17 +86,17 @@ def fitted(
         layout: of the recorded rows.
         train: the samples.
         positions: which of them.
-        fisher: the directions of pseudo-gradients.
+        fisher: the directions of pseudo-gradients; None for "identity".
     """
     shapes = block_shapes(plan, layout, bases=form in ("kfac", "ekfac"))
-    walk = Walk(plan, train, positions, fisher)
     nothing = torch.empty(0, 0, dtype=torch.float64)
-    if form == "identity":
+    if fisher is None:
         ones = (torch.ones(one.outputs, one.inputs, dtype=torch.float64) for one in shapes.values())
         return [
             Curved(name, shape, Basis(nothing, nothing), one)
             for (name, shape), one in zip(shapes.items(), ones, strict=True)
         ]
+    walk = Walk(plan, train, positions, fisher)
     layers = {name: shape for name, shape in shapes.items() if name in factored_layers(plan)}
     found = [Curved(name, shape, Basis(nothing, nothing), nothing) for name, shape in layers.items()]
     if form in ("kfac", "ekfac") and layers:
@@ -132,9 +137,9 @@ def _turned(walk: Walk, shapes: dict[str, Shape]) -> list[Curved]:
         shape, sums = shapes[one.layer], moments[one.layer]
         if one.first and shape.transposed:
             padding = walk.plan.task.model.get_submodule(one.layer).padding_idx
-            kept = torch.ones_like(one.inputs, dtype=torch.bool) if padding is None else one.inputs != padding
-            sums.inputs += torch.bincount(one.inputs[kept].cpu(), minlength=shape.inputs).double()
-            sums.positions += int(kept.sum())
+            tokens = one.inputs.flatten() if padding is None else one.inputs[one.inputs != padding]
+            sums.inputs += torch.bincount(tokens.cpu(), minlength=shape.inputs).double()
+            sums.positions += len(tokens)
         elif one.first:
             sums.inputs += second_moment(one.inputs, bias=shape.inputs > one.inputs.shape[2])
             sums.positions += one.inputs.shape[0] * one.inputs.shape[1]

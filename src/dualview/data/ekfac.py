@@ -7,6 +7,7 @@ Grosse 2015 (arXiv 1503.05671), of convolutions Grosse and Martens 2016 (arXiv 1
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
@@ -40,11 +41,14 @@ from dualview.engine.outputs import Kind, loss
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
+from dualview.errors import DualViewWarning
 from dualview.ops.kronecker import terms
 from dualview.ops.layout import Layout
 
 FALLBACKS = ("diagonal", "error")
+MOST_EXACT = 50_000  # backward passes, one a sample and column, up to which "auto" makes them all
 ERROR_ROWS = 128  # training samples on which the error of low-rank scores is measured, half of them against the others
+FEWEST_SURPRISES = 50  # of drawn labels: all curvature of a network that is sure of itself comes from these
 
 
 class EKFACState(NamedTuple):
@@ -84,14 +88,16 @@ class EKFAC(DataMethod):
         damping: λ of a block, as a multiple of the mean of its eigenvalues.
         curvature: "ekfac"; "kfac" has the product of the covariances' eigenvalues as Λ; "diagonal" the diagonal of H in
             the parameters; "identity" none.
-        fisher: pseudo-gradients are loss gradients for labels "sampled" from the network's prediction; "exact" has one
-            gradient for each output column, whose outer products add up to the Hessian of the loss in the logits;
-            "empirical" takes the labels as they are.
+        fisher: pseudo-gradients are loss gradients for labels "sampled" from the network's prediction, of which a
+            network that is sure surprises with few; "exact" has one gradient for each output column, whose outer
+            products add up to the Hessian of the loss in the logits; "empirical" takes the labels as they are; "auto"
+            is exact up to 50,000 training samples times columns, else sampled.
         parameters: names of parameters or modules; by default all that require gradients.
         fallback: parameters of other layers (norms, grouped convolutions, bare parameters) have a "diagonal"
             curvature, or are an "error".
         tolerance: relative root-mean-square error of scores that dividing by Λ + λ may make, by a matrix of low rank
-            in layers without positions, where that is less work; 0: none.
+            in layers without positions, where that is less work; 0: none. It is expected of gradients like those of
+            the training samples: far from these it can be many times larger.
         absolute: whether `damping` is λ itself.
         seed: of sampled labels.
 
@@ -102,7 +108,7 @@ class EKFAC(DataMethod):
     damping: float = 1.0
     curvature: Form = "ekfac"
     _: KW_ONLY
-    fisher: FisherKind = "sampled"
+    fisher: FisherKind | Literal["auto"] = "auto"
     parameters: str | Sequence[str] | None = None
     fallback: Literal["diagonal", "error"] = "diagonal"
     tolerance: float = 0.01
@@ -118,7 +124,11 @@ class EKFAC(DataMethod):
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
         for name in ("damping", "tolerance"):
             object.__setattr__(self, name, positive(getattr(self, name), name, or_zero=True))
-        for name, choices in (("curvature", get_args(Form)), ("fisher", get_args(FisherKind)), ("fallback", FALLBACKS)):
+        for name, choices in (
+            ("curvature", get_args(Form)),
+            ("fisher", ("auto", *get_args(FisherKind))),
+            ("fallback", FALLBACKS),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
@@ -136,7 +146,10 @@ class EKFAC(DataMethod):
         first = next(train.batches(torch.arange(min(PROBE_ROWS, len(train)))))
         plan = plan_gradients(task, first.inputs, of=loss, parameters=self.parameters)
         self._refuse_others(plan, layout)
-        fisher = Fisher.of(self.fisher, task, train, self.seed)
+        kind = self.fisher
+        if kind == "auto":
+            kind = "exact" if len(positions) * task.logits(train.outputs[:1]).shape[1] <= MOST_EXACT else "sampled"
+        fisher = Fisher.of(kind, task, train, self.seed) if self.curvature != "identity" else None
         curved = fitted(self.curvature, plan, layout, train, positions, fisher)
         blocks = [self._damped(one, layout, train.dtype) for one in curved]
         shapes, numbers = packed(blocks, train.dtype)
@@ -149,9 +162,9 @@ class EKFAC(DataMethod):
                 one.name: block.shape.terms for one, block in zip(curved, blocks, strict=True) if block.shape.terms
             },
         }
-        if facts["terms"]:
+        if facts["terms"] and len(positions) > 1:
             facts["score_error"] = _error(state, layout, train)
-        return state, facts
+        return state, facts | (_described(fisher, train, positions) if fisher else {})
 
     def _refuse_others(self, plan: GradientPlan, layout: Layout) -> None:
         others = [name for name in block_shapes(plan, layout) if name not in factored_layers(plan)]
@@ -198,6 +211,25 @@ class EKFAC(DataMethod):
 
     def solve(self, state: EKFACState, vectors: Float[Tensor, "k param"], train: Table) -> Float[Tensor, "k param"]:
         return solved_vectors(state.blocks, member_layout(train, 0), vectors)
+
+
+def _described(fisher: Fisher, train: Table, positions: Int[Tensor, " train"]) -> dict[str, Any]:
+    """Return which Fisher matrix it was, and of a classification how many drawn labels are no predictions.
+
+    Warns:
+        DualViewWarning: these are too few.
+    """
+    if fisher.kind != "sampled" or fisher.task.problem != "classification":
+        return {"fisher": fisher.kind}
+    surprises = fisher.num_surprises(train, positions)
+    if surprises < FEWEST_SURPRISES:
+        warnings.warn(
+            f"only {surprises} of the {len(positions)} labels that were drawn differ from the network's prediction, "
+            "and nearly all of its curvature comes from these: scores depend on `seed`. fisher='exact' draws nothing",
+            DualViewWarning,
+            stacklevel=4,
+        )
+    return {"fisher": fisher.kind, "surprising_labels": surprises}
 
 
 def _error(state: EKFACState, layout: Layout, train: Table) -> float:

@@ -76,7 +76,7 @@ def factored(plan: GradientPlan, inputs: Inputs, directions: Callable[[Tensor], 
             ]
             for name, layer in layers.items():
                 of_calls = [[next(one) for _ in calls[name]] for one in found]
-                pairs = [layer._pairs(calls[name], deltas, len(raw)) for deltas in of_calls]
+                pairs = [layer.pairs(calls[name], deltas, len(raw)) for deltas in of_calls]
                 for a, deltas in _blocks(model.get_submodule(name), pairs):
                     yield Factors(name, a, deltas, first=start == 0)
 

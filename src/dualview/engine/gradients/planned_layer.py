@@ -34,7 +34,7 @@ class PlannedLayer(NamedTuple):
         Raises:
             ValueError: the calls are not those that were planned.
         """
-        pairs = self._pairs(calls, deltas, rows)
+        pairs = self.pairs(calls, deltas, rows)
         if self.rank:
             assert isinstance(layer, LinearMap)
             sides = zip(*(factor_pairs(layer, *pair) for pair in pairs), strict=True)
@@ -47,7 +47,7 @@ class PlannedLayer(NamedTuple):
             found[name] = sum(more, first)
         return found
 
-    def _pairs(self, calls: list[Call], deltas: list[Tensor], rows: int) -> list[tuple[Tensor, Tensor]]:
+    def pairs(self, calls: list[Call], deltas: list[Tensor], rows: int) -> list[tuple[Tensor, Tensor]]:
         """Return a and δ of each call; a lone sample whose axis the model squeezed away gets it back."""
         pairs = [(upcast(call.inputs.detach()), upcast(delta)) for call, delta in zip(calls, deltas, strict=True)]
         if rows == 1 and tuple(inputs.ndim + 1 for inputs, _ in pairs) == self.axes:
