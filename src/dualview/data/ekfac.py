@@ -46,7 +46,7 @@ from dualview.ops.kronecker import terms
 from dualview.ops.layout import Layout
 
 FALLBACKS = ("diagonal", "error")
-MOST_EXACT = 50_000  # backward passes, one a sample and column, up to which "auto" makes them all
+MOST_EXACT = 30_000  # backward passes, one a sample and column, up to which "auto" makes them all
 ERROR_ROWS = 128  # training samples on which the error of low-rank scores is measured, half of them against the others
 FEWEST_SURPRISES = 50  # of drawn labels: all curvature of a network that is sure of itself comes from these
 
@@ -91,7 +91,7 @@ class EKFAC(DataMethod):
         fisher: pseudo-gradients are loss gradients for labels "sampled" from the network's prediction, of which a
             network that is sure surprises with few; "exact" has one gradient for each output column, whose outer
             products add up to the Hessian of the loss in the logits; "empirical" takes the labels as they are; "auto"
-            is exact up to 50,000 training samples times columns, else sampled.
+            is exact up to 30,000 training samples times columns, else sampled.
         parameters: names of parameters or modules; by default all that require gradients.
         fallback: parameters of other layers (norms, grouped convolutions, bare parameters) have a "diagonal"
             curvature, or are an "error".
