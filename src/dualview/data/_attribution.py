@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dualview._display import png
 from dualview.engine.files import load_tensors, save_tensors
+from dualview.engine.frames import imported_pandas
 from dualview.engine.outputs import Kind
 from dualview.engine.source import Source
 from dualview.errors import DamagedFile
@@ -176,10 +177,7 @@ class DataAttribution:
         Columns: test, train, score, bias_share, target, predicted, train_target, and where known
         train_name, target_name, train_target_name.
         """
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        pandas = imported_pandas()
         index = self.index_rows()
         rows, columns = ((index >= 0) & (self.scores != 0)).nonzero(as_tuple=True)
         train = index[rows, columns]

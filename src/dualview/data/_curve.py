@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dualview._display import png
+from dualview.engine.frames import imported_pandas
 
 if TYPE_CHECKING:
     import pandas
@@ -64,10 +65,7 @@ class Curve:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a table with one line per value of C; `chosen` says which was taken."""
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        pandas = imported_pandas()
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         frame = pandas.DataFrame({name: column for name, column in columns.items() if isinstance(column, tuple)})
         frame["chosen"] = [entry == self.chosen for entry in range(len(self))]

@@ -15,7 +15,7 @@ from torch import Tensor
 from dualview._version import __version__
 from dualview.data._attribution import DataAttribution
 from dualview.data._curve import Curve
-from dualview.data._groups import GroupAttribution, group_attribution
+from dualview.data._groups import GroupAttribution, group_attribution, scored_groups
 from dualview.data._guards import BelowNoise
 from dualview.data._method import DataMethod
 from dualview.data._ranking import Ranking
@@ -206,10 +206,11 @@ class Explainer:
         Raises:
             ValueError: a group has no members, or the scores are similarities, whose sums mean nothing.
         """
+        members = scored_groups(self.method, groups, len(self.table))
         rows = self.rows(inputs, targets)
         tests = (Rows(*(part[test] for part in rows)) for test in _slices(len(rows.index)))
         prepared = (self.method.prepare(self.state, self.task, test, self.table) for test in tests)
-        return group_attribution(self, rows, prepared, groups)
+        return group_attribution(self, rows, prepared, members)
 
     def rows(self, inputs: Any, targets: Any = None) -> Rows:
         """Record test samples, checked against what training looked like; targets default to predictions."""

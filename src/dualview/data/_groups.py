@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._method import Prepared
+from dualview.data._gradients import BLOCK
+from dualview.data._method import DataMethod, Prepared
+from dualview.engine.frames import imported_pandas
 from dualview.engine.outputs import Kind
 from dualview.engine.tables import Rows
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     import pandas
 
     from dualview.data._explainer import Explainer
-
-BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +67,7 @@ class GroupAttribution:
 
         Columns: test, group, size, score, target, predicted.
         """
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        pandas = imported_pandas()
         order = self.scores.abs().argsort(dim=1, descending=True, stable=True)
         rows = torch.arange(len(self)).repeat_interleave(len(self.groups))
         column = order.flatten()
@@ -86,19 +83,25 @@ class GroupAttribution:
         )
 
 
-def group_attribution(explainer: Explainer, rows: Rows, tests: Iterable[Prepared], groups: Any) -> GroupAttribution:
+def scored_groups(method: DataMethod, groups: Any, num_train: int) -> dict[Any, Int[Tensor, " member"]]:
+    """Return the positions of each group's samples (see `members_of`), where the method's scores can be added up."""
+    if method.kind == "similarity":
+        raise ValueError(f"sums of similarities mean nothing: {method!r} scores no groups; use shares or effects")
+    return members_of(groups, num_train)
+
+
+def group_attribution(
+    explainer: Explainer, rows: Rows, tests: Iterable[Prepared], members: Mapping[Any, Int[Tensor, " member"]]
+) -> GroupAttribution:
     """Score groups for recorded test samples; see `Explainer.explain_groups`.
 
     Args:
         explainer: whose scores.
         rows: the test samples.
         tests: the same, prepared, block by block.
-        groups: see `members_of`.
+        members: positions of each group's samples.
     """
     method, task, table = explainer.method, explainer.task, explainer.table
-    if method.kind == "similarity":
-        raise ValueError(f"sums of similarities mean nothing: {method!r} scores no groups; use shares or effects")
-    members = members_of(groups, len(table))
     scored = method.scored(explainer.state)
     found: list[Tensor] = []
     joint = False

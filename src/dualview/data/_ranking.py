@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from jaxtyping import Int
 from torch import Tensor
 
+from dualview.engine.frames import imported_pandas
+
 if TYPE_CHECKING:
     import pandas
 
@@ -53,10 +55,7 @@ class Ranking:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the same as a pandas table."""
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        pandas = imported_pandas()
         return pandas.DataFrame(
             self.rows(), columns=["index", *self.columns, *(["name"] if self.names is not None else [])]
         )

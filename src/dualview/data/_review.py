@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dualview.data._gradients import BLOCK
 from dualview.data._predicted import predicted_columns
 from dualview.data._ranking import Ranking
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from dualview.data._explainer import Explainer
 
 SUSPECTS_BY = ("slack", "self_influence", "loss")
-BLOCK = 4096
 
 
 def suspects(explainer: Explainer, top: int | None, by: str | None) -> Ranking:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dualview._display import png
 from dualview.data._ranking import Ranking
 from dualview.engine.files import load_tensors, save_tensors
+from dualview.engine.frames import imported_pandas
 from dualview.engine.source import Source
 from dualview.errors import DamagedFile
 
@@ -128,10 +129,7 @@ class Selection:
         Columns: test, place, train, the columns of values, target, predicted, train_target, and where known
         train_name, target_name, train_target_name.
         """
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        pandas = imported_pandas()
         rows, train = self.entry_rows(), self.train_index
         frame = pandas.DataFrame(
             {

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dualview.data._gradients import gradient_sides, member_layout, parameter_names
+from dualview.data._gradients import BLOCK, gradient_sides, member_layout, parameter_names
 from dualview.data._influence import absolute_damping, class_gradients
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.data._numbers import positive, whole
@@ -28,8 +28,6 @@ from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
 from dualview.ops.krylov import arnoldi, dominant
-
-BLOCK = 4096
 
 
 class ArnoldiState(NamedTuple):

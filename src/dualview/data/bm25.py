@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dualview.data._gradients import BLOCK
 from dualview.data._method import DataMethod, HeldOut, Prepared
 from dualview.data._numbers import positive
 from dualview.engine.batches import Inputs
@@ -25,8 +26,6 @@ from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
-
-BLOCK = 4096
 
 
 class Corpus(NamedTuple):

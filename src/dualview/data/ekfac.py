@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from numbers import Integral
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -31,7 +30,7 @@ from dualview.data._kronecker_blocks import (
 )
 from dualview.data._kronecker_fit import PROBE_ROWS, Curved, Form, block_shapes, fitted
 from dualview.data._method import DataMethod, HeldOut, Prepared
-from dualview.data._numbers import positive
+from dualview.data._numbers import positive, whole
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import Checkpoint
 from dualview.engine.gradients import GradientPlan, members, plan_gradients
@@ -131,8 +130,7 @@ class EKFAC(DataMethod):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; choose from {', '.join(map(repr, choices))}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
-            raise ValueError(f"`seed` must be a whole number, 0 or larger; it is {self.seed!r}")
+        object.__setattr__(self, "seed", whole(self.seed, "seed", 0))
 
     def representations(self, task: Task, probe: Inputs | None = None) -> Sides:
         return gradient_sides(task, loss, (Checkpoint(task.model),), parameters=self.parameters)

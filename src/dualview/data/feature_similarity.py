@@ -90,7 +90,10 @@ class FeatureSimilarity(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[Spread, dict[str, Any]]:
-        return spread_of(self.metric, train, positions), {}
+        scale = 1.0
+        if self.metric == "euclidean":
+            scale = spread([rows.values for rows in train.blocks(BLOCK, positions)])
+        return Spread(positions, torch.tensor(scale, dtype=torch.float64)), {}
 
     def score(self, state: Spread, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
         scale = state.scale.to(test.values.dtype)
@@ -98,12 +101,6 @@ class FeatureSimilarity(DataMethod):
 
     def self_scores(self, state: Spread, train: Rows, table: Table) -> Float[Tensor, " train"]:
         return self_similarities(self.metric, train.values)
-
-
-def spread_of(metric: str, train: Table, positions: Int[Tensor, " train"]) -> Spread:
-    """Return the unit of distances, where the metric has one."""
-    scale = spread([rows.values for rows in train.blocks(BLOCK, positions)]) if metric == "euclidean" else 1.0
-    return Spread(positions, torch.tensor(scale, dtype=torch.float64))
 
 
 def check_metric(metric: Any) -> None:

@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from dualview.data._gradients import check_cross_entropy
 from dualview.data._method import DataMethod, HeldOut, Prepared
+from dualview.data._numbers import positive, whole
 from dualview.engine.batches import Inputs, num_rows
 from dualview.engine.isolation import untouched
 from dualview.engine.outputs import Kind
@@ -160,8 +161,8 @@ class ForwardInfluence(DataMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", _checked_sites(self.sites))
         if self.temperature != "matched":
-            _check_positive(self.temperature, "temperature")
-        _check_positive(self.damping, "damping")
+            positive(self.temperature, "temperature")
+        positive(self.damping, "damping")
         if self.curvature not in ("auto", *get_args(Form)):
             raise ValueError(f"`curvature` is {self.curvature!r}; choose from auto, {', '.join(get_args(Form))}")
         if self.order not in SHARPER:
@@ -174,8 +175,7 @@ class ForwardInfluence(DataMethod):
             or not 0 <= self.constant < float("inf")
         ):
             raise ValueError(f"`constant` must be a number, 0 or larger; it is {self.constant!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
-            raise ValueError(f"`seed` must be a whole number, 0 or larger; it is {self.seed!r}")
+        whole(self.seed, "seed", 0)
         if self.projection is not None and (not isinstance(self.projection, Integral) or self.projection < 1):
             raise ValueError(f"`projection` must be a positive whole number, or None; it is {self.projection!r}")
 
@@ -326,11 +326,6 @@ def _checked_sites(sites: Any) -> str | int | tuple[str, ...]:
     if isinstance(sites, Sequence) and not isinstance(sites, str) and sites and all(isinstance(x, str) for x in sites):
         return tuple(sites)
     raise ValueError(f'`sites` must be "auto", a number of layers, or the names of some; it is {sites!r}')
-
-
-def _check_positive(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number; it is {value!r}")
 
 
 def _last_sites(task: Task, readout: Site, probe: Inputs, number: int | None) -> tuple[Site, ...]:

@@ -237,7 +237,8 @@ class Influence(DataMethod):
         if len(state.factor):
             return torch.cholesky_solve(vectors.double().T, state.factor).T.to(vectors.dtype)
         blocks = vectors.split(max(1, SOLVED_NUMBERS // vectors.shape[1]))
-        found = [self._iterated(state, block, self._curvature(train, state.positions)) for block in blocks]
+        curvature = self._curvature(train, state.positions)
+        found = [self._iterated(state, block, curvature) for block in blocks]
         worst = float(torch.cat([residuals for _, residuals in found]).max())
         if not worst <= self.tolerance:
             warnings.warn(

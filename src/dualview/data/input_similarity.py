@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dualview.data._method import DataMethod, HeldOut, Prepared
-from dualview.data.feature_similarity import Spread, check_metric, spread_of
+from dualview.data.feature_similarity import FeatureSimilarity, Spread, check_metric
 from dualview.engine.batches import Inputs
 from dualview.engine.fingerprint import callable_fingerprint
 from dualview.engine.inputs import InputNumbers
@@ -22,7 +22,6 @@ from dualview.engine.outputs import Kind
 from dualview.engine.record import Sides
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
-from dualview.ops.similarity import self_similarities, similarities
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,10 @@ class InputSimilarity(DataMethod):
     def fit(
         self, task: Task, train: Table, positions: Int[Tensor, " train"], held_out: HeldOut | None = None
     ) -> tuple[Spread, dict[str, Any]]:
-        return spread_of(self.metric, train, positions), {}
+        return FeatureSimilarity(self.metric).fit(task, train, positions)
 
     def score(self, state: Spread, test: Prepared, train: Rows) -> Float[Tensor, "test train"]:
-        scale = state.scale.to(test.values.dtype)
-        return similarities(self.metric, test.values / scale, train.values / scale)
+        return FeatureSimilarity(self.metric).score(state, test, train)
 
     def self_scores(self, state: Spread, train: Rows, table: Table) -> Float[Tensor, " train"]:
-        return self_similarities(self.metric, train.values)
+        return FeatureSimilarity(self.metric).self_scores(state, train, table)

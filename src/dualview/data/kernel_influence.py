@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from dualview.data._gradients import (
     parameter_names,
 )
 from dualview.data._method import DataMethod, HeldOut, Prepared
+from dualview.data._numbers import positive
 from dualview.engine.batches import Inputs
 from dualview.engine.checkpoints import checkpoints_of
 from dualview.engine.gradients import members
@@ -36,6 +36,7 @@ from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
 from dualview.errors import DualViewWarning
 from dualview.ops.gradients import apply, combine, dense, products, squared_norms
+from dualview.ops.krylov import conjugate_gradients
 from dualview.ops.layout import Layout
 
 MAX_KERNEL = 20_000  # samples of which a matrix of all pairs is made: 1.6 GB in float32
@@ -101,10 +102,7 @@ class KernelInfluence(DataMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameter_names(self.parameters))
         for name in ("damping", "tolerance"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
-                raise ValueError(f"`{name}` must be a positive number; it is {value!r}")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, positive(getattr(self, name), name))
         if self.solver not in ("auto", "kernel", "cg"):
             raise ValueError(f"`solver` is {self.solver!r}; choose from 'auto', 'kernel' and 'cg'")
 
@@ -213,29 +211,16 @@ class KernelInfluence(DataMethod):
                 total += combine(layout, (apply(layout, rows.values, vectors) * weight[:, None]).T, rows.values)
             return total
 
-        scale = right.abs().amax(1, keepdim=True).clamp(min=torch.finfo(right.dtype).tiny)  # squares must not underflow
-        solved, residual = torch.zeros_like(right), right / scale
-        direction, size = residual.clone(), residual.square().sum(1)
-        wanted = size * self.tolerance**2
-        for _ in range(MAX_STEPS):
-            unsolved = size > wanted
-            if not bool(unsolved.any()):
-                return solved * scale
-            image = product(direction)
-            step = torch.where(unsolved, size / (direction * image).sum(1), 0.0)[:, None]
-            solved += step * direction
-            residual -= step * image
-            new = residual.square().sum(1)
-            direction = residual + torch.where(unsolved, new / size, 0.0)[:, None] * direction
-            size = new
-        reached = float((size / wanted.clamp(min=torch.finfo(size.dtype).tiny)).max()) ** 0.5 * self.tolerance
-        warnings.warn(
-            f"conjugate gradients came to a relative residual of {reached:.1e} in {MAX_STEPS} steps, above "
-            f"tolerance={self.tolerance:.1e}: give more damping, or a larger tolerance",
-            DualViewWarning,
-            stacklevel=2,
-        )
-        return solved * scale
+        found = conjugate_gradients(product, right, tolerance=self.tolerance, steps=MAX_STEPS)
+        reached = float(found.residuals.max())
+        if reached > self.tolerance:
+            warnings.warn(
+                f"conjugate gradients came to a relative residual of {reached:.1e} in {MAX_STEPS} steps, above "
+                f"tolerance={self.tolerance:.1e}: give more damping, or a larger tolerance",
+                DualViewWarning,
+                stacklevel=2,
+            )
+        return found.vectors
 
 
 def first_output(outputs: Float[Tensor, "row output"], targets: Tensor) -> Float[Tensor, " row"]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from dualview._version import __version__
-from dualview.data._gradients import Scored
+from dualview.data._gradients import BLOCK, Scored
 from dualview.data._method import DataMethod, HeldOut, Prepared, as_method
 from dualview.data._selection import Selection
 from dualview.engine.batches import Inputs
@@ -37,7 +37,6 @@ PATH = "path"
 NO_SUPPORT = "no support: the weakest of its class along this direction"
 NO_CANDIDATES = "no candidates: no training sample of this class takes part"
 
-BLOCK = 4096
 PAIRS = 2**24  # of test and training samples that are compared at once
 ROUNDING = 256  # machine precisions of a logit: as far apart may two batches put the same sample
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dualview.data._explainer import Explainer
+from dualview.engine.frames import imported_pandas
 from dualview.evaluation._estimate import Estimate, estimate
 from dualview.evaluation._scores import Scores, raw_scores
 
@@ -62,10 +63,7 @@ class Significance:
 
         Columns: test, train, mean, sd, signal_to_noise, noise_p, t_p.
         """
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        pandas = imported_pandas()
         order = self.signal_to_noise.abs().argsort(dim=1, descending=True, stable=True)
         columns = {"test": torch.arange(len(order))[:, None].expand_as(order), "train": order}
         for name in ("mean", "sd", "signal_to_noise", "noise_p", "t_p"):
