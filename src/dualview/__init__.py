@@ -39,11 +39,13 @@ from dualview.data._groups import GroupAttribution
 from dualview.data._ranking import Ranking
 from dualview.data._selection import Selection
 from dualview.engine.outputs import Output, contrast, log_probability, logit, loss, margin, mean_square
+from dualview.engine.players import Patches, Pixels
+from dualview.engine.removal import Blur, Constant, Noise, Samples
 from dualview.engine.site import Site
 from dualview.engine.store import Store
 from dualview.engine.task import Task
 from dualview.evaluation.significance import Significance, uncertainty
-from dualview.features import LRP
+from dualview.features import LRP, Gradient, IntegratedGradients
 from dualview.features._attribution import FeatureAttribution
 from dualview.relations import Maps, Relation, relate, render
 
@@ -54,7 +56,9 @@ if _typing.TYPE_CHECKING:
 __all__ = [
     "Arnoldi",
     "BM25",
+    "Blur",
     "Confidence",
+    "Constant",
     "Curve",
     "DTRAK",
     "DataAttribution",
@@ -67,22 +71,28 @@ __all__ = [
     "ForwardInfluence",
     "GradCos",
     "GradDot",
+    "Gradient",
     "GroupAttribution",
     "Influence",
     "InputKernel",
     "InputSimilarity",
+    "IntegratedGradients",
     "KernelInfluence",
     "LRP",
     "LastLayerInfluence",
     "Loss",
     "Maps",
+    "Noise",
     "Output",
+    "Patches",
+    "Pixels",
     "Random",
     "Ranking",
     "RelatIF",
     "Relation",
     "RepresenterPoints",
     "SameClass",
+    "Samples",
     "Selection",
     "Significance",
     "Site",

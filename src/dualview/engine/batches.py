@@ -90,6 +90,18 @@ def tensors_in(inputs: Any) -> dict[str, Tensor]:
     return found
 
 
+def with_parts(inputs: Any, parts: Mapping[Any, Tensor], place: str = "") -> Any:
+    """Return the inputs with some of their tensors replaced, by their place as in `tensors_in`."""
+    if isinstance(inputs, Tensor):
+        return parts.get(place, inputs)
+    head = f"{place}." if place else ""
+    if isinstance(inputs, (tuple, list)):
+        return tuple(with_parts(part, parts, f"{head}{k}") for k, part in enumerate(inputs))
+    if isinstance(inputs, Mapping):
+        return {key: with_parts(part, parts, f"{head}{key}") for key, part in inputs.items()}
+    return inputs
+
+
 def as_inputs(inputs: Any) -> Any:
     """Accept what a user calls inputs: a tensor, an array, a tuple or a mapping of them; leave the rest as it is."""
     if isinstance(inputs, Tensor):
@@ -133,13 +145,17 @@ def call_model(model: nn.Module, inputs: Inputs) -> Any:
 
     A dict with a single entry that the model's `forward` does not name is given by position.
     """
+    args, kwargs = arguments(model, inputs)
+    return model(*args, **kwargs)
+
+
+def arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what `call_model` calls the model with, by position and by name."""
     if isinstance(inputs, dict):
         if len(inputs) == 1 and not _accepts(model, next(iter(inputs))):
-            return model(next(iter(inputs.values())))
-        return model(**inputs)
-    if isinstance(inputs, tuple):
-        return model(*inputs)
-    return model(inputs)
+            return tuple(inputs.values()), {}
+        return (), inputs
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 def _accepts(model: nn.Module, name: str) -> bool:

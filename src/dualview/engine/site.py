@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal, NamedTuple
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -59,6 +60,76 @@ def watch(model: nn.Module, site: Site) -> Iterator[Watched]:
         yield watched
     finally:
         handle.remove()
+
+
+def as_site(model: nn.Module, site: Site | str) -> Site:
+    """Accept a place inside a model: a `Site`, or a module's name for the output of its first call.
+
+    Raises:
+        ValueError: there is no such module; the error lists near names.
+    """
+    found = Site(site, "output") if isinstance(site, str) else site
+    if not isinstance(found, Site) or found.side not in ("input", "output"):
+        raise TypeError(f"`site` must be a module's name or a Site such as Site('layer4', 'output'); it is {site!r}")
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    if found.module not in names:
+        near = difflib.get_close_matches(found.module, names, n=5, cutoff=0.4) or [name for name in names if name][:10]
+        listed = ", ".join(map(repr, near)) or "none: the model has no submodules"
+        raise ValueError(f"`site` {found.module!r} is not a module of {type(model).__name__}. Near names: {listed}")
+    return found
+
+
+@contextmanager
+def intercepted(model: nn.Module, act: dict[Site, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Let the tensor at each site pass through a function, which may look at it or put another in its place.
+
+    Raises:
+        ValueError: a site was not reached in the one forward pass inside, or holds not exactly one tensor.
+    """
+    calls = dict.fromkeys(act, 0)
+
+    def passed(site: Site, value: Any) -> Any:
+        calls[site] += 1
+        if calls[site] != site.call + 1:
+            return value
+        return _replaced(value, _only_tensor(_listed(value), site), act[site])
+
+    def at_input(site: Site) -> Callable[..., Any]:
+        return lambda _module, args, kwargs: passed(site, (args, kwargs))
+
+    def at_output(site: Site) -> Callable[..., Any]:
+        return lambda _module, _args, output: passed(site, output)
+
+    with ExitStack() as hooks:
+        for site in act:
+            module = model.get_submodule(site.module)
+            if site.side == "input":
+                hooks.callback(module.register_forward_pre_hook(at_input(site), with_kwargs=True).remove)
+            else:
+                hooks.callback(module.register_forward_hook(at_output(site)).remove)
+        yield
+    for site, count in calls.items():
+        if count <= site.call:
+            raise ValueError(f"module {site.module!r} was called {count} times; call {site.call} does not exist")
+
+
+def _listed(value: Any) -> list:
+    if isinstance(value, (tuple, list)):
+        return [leaf for part in value for leaf in _listed(part)]
+    return [leaf for part in value.values() for leaf in _listed(part)] if isinstance(value, dict) else [value]
+
+
+def _replaced(value: Any, tensor: Tensor, act: Callable[[Tensor], Tensor]) -> Any:
+    """Return the value with this one tensor of it replaced, keeping its structure."""
+    if value is tensor:
+        return act(tensor)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_replaced(part, tensor, act) for part in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_replaced(part, tensor, act) for part in value)
+    if isinstance(value, dict):  # transformers' outputs are mappings that rebuild themselves from one
+        return type(value)({key: _replaced(part, tensor, act) for key, part in value.items()})
+    return value
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module:

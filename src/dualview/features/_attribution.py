@@ -1,10 +1,11 @@
-"""Results of feature methods. They are values: they slice and convert, and compute no score."""
+"""Results of feature methods. They are values: they slice, save and convert, and compute no score."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,15 +17,20 @@ from dualview.engine.propagation.account import Account
 from dualview.engine.site import Site
 from dualview.engine.source import Source
 
+Values = Tensor | dict[str, Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureAttribution:
     """Scores of input features for predictions.
 
+    Of a task with several outputs every tensor but `targets` and `predicted` has a leading axis "output".
+
     Attributes:
         values: "test ..." scores shaped like the inputs, in units of the measured output; positive
-            speaks for a larger one. Where the model takes several floating-point inputs, one tensor
-            for each, by its place ("0", "mask").
+            speaks for a larger one. An axis of length 1 stands for all of the input's (a map for all
+            channels). Where the model takes several floating-point inputs, one tensor for each, by its
+            place ("0", "mask"). With `site` they are shaped like the activations there.
         kind: "share" (scores and what was absorbed add up), "effect" or "similarity".
         measured: name of the measured output.
         linearised: whether that output was replaced by its gradient at the network's logits.
@@ -32,14 +38,24 @@ class FeatureAttribution:
         targets: "test", the output column each sample was explained for.
         predicted: "test", the network's predictions.
         method: how the method was set, as Python prints it.
-        account: where the explained output went, sample by sample, where the method keeps books.
-        sites: the same scores at places inside the model that were asked for, "test ...".
+        baseline: what stood in for absent features, as Python prints it; None where nothing did.
+        site: the place inside the model that the scores belong to; None for the inputs.
+        split: the same scores as a sum of named terms (Taylor's first-order, independent and
+            interactive parts), each shaped like `values`.
+        change: "test", f(x) − f(baseline), where the scores should add up to it.
+        completeness_error: "test", the sum of the scores minus `change`, in units of the measured output.
+        checks: what was looked at besides, by name: a number for each sample, "test".
+        account: where the explained output went, sample by sample, where the method keeps books; None
+            where several outputs were measured.
+        outputs: names of the measured outputs, where the task has a tuple of them.
+        accounts: one for each of them, where the method keeps books.
+        sites: scores at places inside the model that were asked for besides, "test ...".
         class_names: a name per output column, or None.
         version: of dualview.
         source: the task and samples behind it.
     """
 
-    values: Float[Tensor, "test ..."] | dict[str, Tensor]
+    values: Float[Tensor, ...] | dict[str, Tensor]
     kind: Kind
     measured: str
     linearised: bool
@@ -47,7 +63,15 @@ class FeatureAttribution:
     targets: Int[Tensor, " test"]
     predicted: Int[Tensor, " test"]
     method: str
+    baseline: str | None = None
+    site: Site | None = None
+    split: Mapping[str, Values] = field(default_factory=dict)
+    change: Float[Tensor, "*output test"] | None = None
+    completeness_error: Float[Tensor, "*output test"] | None = None
+    checks: Mapping[str, Tensor] = field(default_factory=dict)
     account: Account | None = None
+    outputs: tuple[str, ...] = ()
+    accounts: tuple[Account, ...] = ()
     sites: Mapping[Site, Tensor] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
     version: str = ""
@@ -59,23 +83,56 @@ class FeatureAttribution:
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> FeatureAttribution:
         """Return the same result for some of its samples; an integer keeps one."""
         index = torch.arange(len(self))[rows].reshape(-1)
-        values = self.values
-        return dataclasses.replace(
-            self,
-            values=values[index]
-            if isinstance(values, Tensor)
-            else {name: part[index] for name, part in values.items()},
+        axis = 1 if self.outputs else 0
+        return self._mapped(
+            lambda tensor: tensor.index_select(axis, index),
             targets=self.targets[index],
             predicted=self.predicted[index],
             account=None if self.account is None else self.account.of_samples(index),
-            sites={site: part[index] for site, part in self.sites.items()},
+            accounts=tuple(account.of_samples(index) for account in self.accounts),
             source=None if self.source is None else self.source.of_test(index),
         )
 
+    def of_output(self, output: int) -> FeatureAttribution:
+        """Return the result for one of several measured outputs.
+
+        Raises:
+            ValueError: only one was measured.
+            IndexError: there is no such output.
+        """
+        if not self.outputs:
+            raise ValueError(f"only {self.measured} was measured: there is no axis `output`")
+        source = self.source
+        if source is not None and isinstance(source.task.output, tuple):
+            source = dataclasses.replace(
+                source, task=dataclasses.replace(source.task, output=source.task.output[output])
+            )
+        return self._mapped(
+            lambda tensor: tensor[output],
+            measured=self.outputs[output],
+            outputs=(),
+            account=self.accounts[output] if self.accounts else None,
+            accounts=(),
+            source=source,
+        )
+
+    def _mapped(self, function: Callable[[Tensor], Tensor], **others: Any) -> FeatureAttribution:
+        """Return a copy with every tensor of scores changed alike, and other fields as given."""
+
+        def over(values: Any) -> Any:
+            if isinstance(values, Mapping):
+                return {name: over(part) for name, part in values.items()}
+            return None if values is None else function(values)
+
+        names = ("values", "split", "change", "completeness_error", "checks", "sites")
+        return dataclasses.replace(self, **{name: over(getattr(self, name)) for name in names}, **others)
+
     def __repr__(self) -> str:
         parts = {"": self.values} if isinstance(self.values, Tensor) else self.values
+        axes = 2 if self.outputs else 1
         shapes = ", ".join(
-            f"{name} " * bool(name) + "×".join(map(str, part.shape[1:])) + " features" for name, part in parts.items()
+            f"{name} " * bool(name) + "×".join(map(str, part.shape[axes:])) + " features"
+            for name, part in parts.items()
         )
         measured = f"{self.measured}{' (linearised)' if self.linearised else ''}"
         return f"FeatureAttribution({len(self)} test, {shapes}; {self.kind} of {measured}, {self.method})"

@@ -1,34 +1,255 @@
-"""What a feature method is: an output of a task shared among, or traced to, the parts of the input."""
+"""What a feature method is, and the one loop that runs all of them over a user's inputs."""
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dualview._version import __version__
+from dualview.engine.batches import batch_size_for, num_rows
+from dualview.engine.datasets import input_batches
+from dualview.engine.isolation import untouched
+from dualview.engine.measured import Measured, Parts, one_each
 from dualview.engine.outputs import Kind
-from dualview.engine.task import Task
+from dualview.engine.propagation.account import Account, joined_account
+from dualview.engine.site import Site
+from dualview.engine.source import Source
+from dualview.engine.task import Task, as_task
+from dualview.errors import DualViewWarning, NonFiniteError
 from dualview.features._attribution import FeatureAttribution
+
+BATCH_BYTES = 4 * 2**20  # of inputs: a pass keeps every activation of its rows
+INCOMPLETE = 0.05  # of what should be shared: a larger error is warned of
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """What a method found for one batch.
+
+    Attributes:
+        values: scores by place of the input, or the one site they stand at; axes after the first may be
+            of length 1 where a score stands for all of them.
+        split: the same scores as a sum of named terms.
+        change: f(x) − f(reference), what the scores should add up to; None where they need not.
+        checks: what was looked at, by name: a number for each sample.
+        account: where relevance went, for methods that keep books.
+        sites: scores at places that were asked for besides.
+    """
+
+    values: Parts
+    split: Mapping[str, Parts] = field(default_factory=dict)
+    change: Float[Tensor, " sample"] | None = None
+    checks: Mapping[str, Float[Tensor, " sample"]] = field(default_factory=dict)
+    account: Account | None = None
+    sites: Mapping[Site, Tensor] = field(default_factory=dict)
+
+
+Explain = Callable[[Measured], Explained]
 
 
 class FeatureMethod(ABC):
     """Attribute predictions to input features. Subclasses are frozen dataclasses; fields are hyper-parameters."""
 
     kind: ClassVar[Kind]
+    keeps_graph: ClassVar[bool] = False
+    """Whether `attribute(..., differentiable=True)` leads back to the model's weights."""
+    linearises: ClassVar[bool] = False
+    """Whether an output that is not linear in the logits is replaced by its gradient there."""
 
     @abstractmethod
+    def explain(self, measured: Measured) -> Explained:
+        """Score the features of a batch's samples; the model is in evaluation mode and gradients are off."""
+
     def attribute(
-        self, task: Task, inputs: Any, targets: Any = None, *, batch_size: int | None = None
+        self,
+        task: Task | nn.Module,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        batch_size: int | None = None,
+        differentiable: bool = False,
     ) -> FeatureAttribution:
         """Score every input feature of each sample for the task's measured output.
 
         Args:
-            task: the model and what is measured; a bare model serves where every default fits.
+            task: the model and what is measured; a bare model serves where every default fits. Of a
+                tuple of outputs the results have a leading axis "output".
             inputs: a batch as the model takes it (tensor, tuple or dict; first axis: test), or a data
                 set or DataLoader, whose labels are not used.
             targets: label of the class to explain, one a sample or one for all; the network's
                 predictions by default.
-            batch_size: samples per pass, which sets the memory needed; None chooses by their size.
+            batch_size: rows per pass (samples, or points on their paths), which sets the memory
+                needed; None chooses by their size.
+            differentiable: keep the graph from the scores to the model's weights, so that a penalty on
+                them trains the model. Weights get gradients, inputs do not.
 
         Returns:
             Scores shaped like the inputs; positive speaks for a larger measured output.
+
+        Raises:
+            ValueError: targets that are no columns, a baseline of another shape, a site that does not
+                exist, or `differentiable` of a method that cannot.
+            TypeError: no floating-point inputs, or of another precision than 32 or 64 bits.
+            NonFiniteError: the measured output or a score is NaN or infinite.
         """
+        found = attributed(self, self.explain, task, inputs, targets, batch_size, differentiable)
+        warn_if_incomplete(found, stacklevel=2)
+        return found
+
+
+def attributed(
+    method: FeatureMethod,
+    explain: Explain,
+    task: Task | nn.Module,
+    inputs: Any,
+    targets: Any,
+    batch_size: int | None,
+    differentiable: bool = False,
+) -> FeatureAttribution:
+    """Explain batch by batch, for each measured output, and join what was found."""
+    if differentiable and not method.keeps_graph:
+        raise ValueError(f"{type(method).__name__} keeps no graph to the weights: differentiable=True needs another")
+    task = as_task(task)
+    outputs = task.output if isinstance(task.output, tuple) else (task.output,)
+    total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
+    targets = one_each(targets, total)
+    found: list[list[Explained]] = [[] for _ in outputs]
+    seen: list[Measured] = []
+    start = 0
+    with untouched(task.model):
+        for batch in batches:
+            stop = start + num_rows(batch)
+            own = None if targets is None else targets[start:stop]
+            size = batch_size or max(stop - start, batch_size_for(batch, BATCH_BYTES))
+            for k, output in enumerate(outputs):
+                single = dataclasses.replace(task, output=output)
+                measured = Measured(
+                    single, batch, own, start=start, total=total, size=size, differentiable=differentiable
+                )
+                if k:  # the first has run the model
+                    measured.see(seen[-1].raw)
+                else:
+                    seen.append(measured)
+                found[k].append(_checked(explain(measured), measured, method))
+            start = stop
+    results = [
+        _result(method, dataclasses.replace(task, output=output), inputs, parts, seen)
+        for output, parts in zip(outputs, found, strict=True)
+    ]
+    return _stacked(results, Source.of(task, inputs)) if isinstance(task.output, tuple) else results[0]
+
+
+def warn_if_incomplete(found: FeatureAttribution, *, stacklevel: int) -> None:
+    """Warn where scores that should add up to f(x) − f(reference) miss it by more than a twentieth."""
+    if found.completeness_error is None or found.change is None:
+        return
+    error, size = float(found.completeness_error.detach().abs().sum()), float(found.change.detach().abs().sum())
+    if error > INCOMPLETE * size:
+        warnings.warn(
+            f"the scores miss what they should add up to by {error:.3g} in all, of {size:.3g}: give more steps (or "
+            "draws), or read `completeness_error`",
+            DualViewWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _stacked(results: Sequence[FeatureAttribution], source: Source) -> FeatureAttribution:
+    """Join results for several outputs along a leading axis "output"."""
+    first = results[0]
+
+    def over(parts: list[Any]) -> Any:
+        if isinstance(parts[0], Mapping):
+            return {key: over([part[key] for part in parts]) for key in parts[0]}
+        return None if parts[0] is None else torch.stack(parts)
+
+    def together(name: str) -> Any:
+        return over([getattr(result, name) for result in results])
+
+    return dataclasses.replace(
+        first,
+        values=together("values"),
+        split=together("split"),
+        measured=" and ".join(result.measured for result in results),
+        outputs=tuple(result.measured for result in results),
+        linearised=any(result.linearised for result in results),
+        change=together("change"),
+        completeness_error=together("completeness_error"),
+        checks=together("checks"),
+        sites=together("sites"),
+        account=None,
+        accounts=tuple(result.account for result in results if result.account is not None),
+        source=source,
+    )
+
+
+def _checked(explained: Explained, measured: Measured, method: FeatureMethod) -> Explained:
+    """Bring what was found to the CPU; refuse scores that are no numbers."""
+    for place, part in explained.values.items():
+        bad = ~part.detach().isfinite().flatten(1).all(1)
+        if bool(bad.any()):
+            rows = [measured.start + int(k) for k in bad.nonzero().flatten()]
+            where = f" at {place!r}" if place else ""
+            raise NonFiniteError(
+                f"{type(method).__name__}: scores{where} of samples {rows[:5]} are NaN or infinite", tuple(rows)
+            )
+    return dataclasses.replace(
+        explained,
+        values={place: part.cpu() for place, part in explained.values.items()},
+        split={term: {place: part.cpu() for place, part in parts.items()} for term, parts in explained.split.items()},
+        change=None if explained.change is None else explained.change.cpu(),
+        checks={name: check.detach().cpu() for name, check in explained.checks.items()},
+        sites={site: part.cpu() for site, part in explained.sites.items()},
+    )
+
+
+def _result(
+    method: FeatureMethod, task: Task, inputs: Any, parts: Sequence[Explained], seen: Sequence[Measured]
+) -> FeatureAttribution:
+    """Join the batches of one output."""
+    first = parts[0]
+    values = _joined([part.values for part in parts])
+    change = None if first.change is None else torch.cat([_known(part.change) for part in parts])
+    sums = sum(part.flatten(1).sum(1) for part in values.values())
+    place = next(iter(values))
+    return FeatureAttribution(
+        values=_alone(values),
+        kind=method.kind,
+        measured=task.measured,
+        linearised=method.linearises and not getattr(task.single_output, "linear", False),
+        lower_is_better=getattr(task.single_output, "lower_is_better", False),
+        targets=torch.cat([one.columns.cpu() for one in seen]),
+        predicted=torch.cat([one.predicted.cpu() for one in seen]),
+        method=repr(method),
+        baseline=repr(method.baseline) if hasattr(method, "baseline") else None,  # pyright: ignore[reportAttributeAccessIssue]
+        site=place if isinstance(place, Site) else None,
+        split={term: _alone(_joined([part.split[term] for part in parts])) for term in first.split},
+        change=change,
+        completeness_error=None if change is None else sums - change,
+        checks={name: torch.cat([part.checks[name] for part in parts]) for name in first.checks},
+        account=None if first.account is None else joined_account([_known(part.account) for part in parts]),
+        sites={site: torch.cat([part.sites[site] for part in parts]) for site in first.sites},
+        class_names=task.class_names,
+        version=__version__,
+        source=Source.of(task, inputs),
+    )
+
+
+def _joined(parts: Sequence[Parts]) -> Parts:
+    return {place: torch.cat([part[place] for part in parts]) for place in parts[0]}
+
+
+def _alone(parts: Parts) -> Any:
+    return next(iter(parts.values())) if len(parts) == 1 else parts
+
+
+def _known(value: Any) -> Any:
+    assert value is not None  # a method finds the same for every batch
+    return value

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from dualview._version import __version__
-from dualview.engine.datasets import input_batches
-from dualview.engine.labels import columns_of
+from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
 from dualview.engine.propagation.account import warn_of
 from dualview.engine.propagation.composites import NAMES, Composite, Rule, composite
@@ -21,20 +18,18 @@ from dualview.engine.propagation.rules import AlphaBeta, Epsilon, Gamma, ZPlus
 from dualview.engine.propagation.terminal import Flat, WSquare, ZBox
 from dualview.engine.propagation.trace import Trace
 from dualview.engine.site import Site
-from dualview.engine.source import Source
-from dualview.engine.task import Task, as_task, class_logits
+from dualview.engine.task import Task
 from dualview.features._attribution import FeatureAttribution
-from dualview.features._method import FeatureMethod
+from dualview.features._method import Explained, FeatureMethod, attributed
 
 __all__ = ["LRP", "NAMES", "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "WSquare", "ZBox", "ZPlus"]
-
-BATCH_BYTES = 4 * 2**20  # of inputs: a pass keeps every activation of its batch
 
 
 def raw_directions(task: Task, raw: Tensor, targets: Tensor) -> Tensor:
     """Return the gradient "row logit" of each row's measured output with respect to the model's raw outputs."""
     directions = task.directions(raw, targets)
-    return (directions[:, 1:] - directions[:, :1]) / 2 if raw.shape[1] == 1 else directions
+    one_logit = task.problem == "classification" and raw.shape[1] == 1
+    return (directions[:, 1:] - directions[:, :1]) / 2 if one_logit else directions
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,7 @@ class LRP(FeatureMethod):
     epsilon: float | int | None = None
 
     kind: ClassVar[Kind] = "share"
+    linearises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, Mapping):
@@ -101,6 +97,7 @@ class LRP(FeatureMethod):
         targets: Any = None,
         *,
         batch_size: int | None = None,
+        differentiable: bool = False,
         sites: Site | Iterable[Site] = (),
     ) -> FeatureAttribution:
         """Share the measured output of each sample among its input features.
@@ -112,6 +109,7 @@ class LRP(FeatureMethod):
             targets: label of the class to explain, one a sample or one for all; the network's
                 predictions by default.
             batch_size: samples per pass, which sets the memory needed; None chooses by their size.
+            differentiable: relevance keeps no graph to the weights, so this must be False.
             sites: places inside the model where relevance is to be read as well.
 
         Returns:
@@ -124,9 +122,9 @@ class LRP(FeatureMethod):
             ValueError: a rule fits nothing, or a terminal rule stands elsewhere than at the input.
             NonFiniteError: relevance overflowed; the operation is named.
         """
-        found = self.unwarned(task, inputs, targets, batch_size=batch_size, sites=sites)
-        assert found.account is not None
-        warn_of({"": found.account}, stacklevel=2)
+        found = self.unwarned(task, inputs, targets, batch_size=batch_size, differentiable=differentiable, sites=sites)
+        accounts = dict(zip(found.outputs, found.accounts, strict=True))
+        warn_of(accounts if found.account is None else {"": found.account}, stacklevel=2)
         return found
 
     def unwarned(
@@ -136,52 +134,20 @@ class LRP(FeatureMethod):
         targets: Any = None,
         *,
         batch_size: int | None = None,
+        differentiable: bool = False,
         sites: Site | Iterable[Site] = (),
     ) -> FeatureAttribution:
         """Do as `attribute`, for callers who warn of the account themselves."""
-        task = as_task(task)
         sites = (sites,) if isinstance(sites, Site) else tuple(sites)
         strangers = [site for site in sites if not isinstance(site, Site)]
         if strangers:
             raise TypeError(f"`sites` hold {strangers[0]!r}; expected a Site such as Site('layer1', 'output')")
-        total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
-        explained = _Explained(task, targets, total)
-        found = relevance(task.model, batches, self.composite(), explained.seed, sites=sites)
-        output = task.single_output
-        values = found.inputs
-        return FeatureAttribution(
-            values=next(iter(values.values())) if len(values) == 1 else values,
-            kind=self.kind,
-            measured=task.measured,
-            linearised=not getattr(output, "linear", False),
-            lower_is_better=getattr(output, "lower_is_better", False),
-            targets=torch.cat(explained.columns),
-            predicted=class_logits(found.logits).argmax(1),
-            method=repr(self),
-            account=found.account,
-            sites=found.sites,
-            class_names=task.class_names,
-            version=__version__,
-            source=Source.of(task, inputs),
-        )
+        return attributed(self, partial(self.explain, sites=sites), task, inputs, targets, batch_size, differentiable)
 
+    def explain(self, measured: Measured, sites: tuple[Site, ...] = ()) -> Explained:
+        def seed(_: slice, passed: Trace) -> Tensor:
+            measured.see(passed.logits)  # the pass makes them anyway
+            return raw_directions(measured.task, passed.logits, measured.columns)
 
-class _Explained:
-    """Which output column each sample is explained for, found batch by batch as its logits become known."""
-
-    def __init__(self, task: Task, targets: Any, total: int) -> None:
-        self.task, self.targets, self.columns = task, targets, list[Tensor]()
-        if targets is not None and np.ndim(targets) == 0:
-            self.targets = [targets.item() if hasattr(targets, "item") else targets] * total
-        if self.targets is not None and len(self.targets) != total:
-            raise ValueError(f"`targets` hold {len(self.targets)} labels for {total} samples")
-
-    def seed(self, rows: slice, passed: Trace) -> Tensor:
-        """Return v, the modified gradient v_c·logit_c / logit_c that relevance begins with."""
-        raw = passed.logits
-        if self.targets is None:
-            columns = class_logits(raw).argmax(1)
-        else:
-            columns = columns_of(self.targets[rows], max(2, raw.shape[1]), self.task.classes, start=rows.start)
-        self.columns.append(columns.cpu())
-        return raw_directions(self.task, raw, columns.to(raw.device))
+        found = relevance(measured.task.model, [measured.inputs], self.composite(), seed, sites=sites)
+        return Explained(found.inputs, account=found.account, sites=found.sites)

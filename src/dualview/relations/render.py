@@ -25,7 +25,8 @@ from dualview.engine.propagation.passes import Passes, relevance
 from dualview.engine.propagation.trace import Trace
 from dualview.engine.site import Site
 from dualview.features._attribution import FeatureAttribution
-from dualview.features.lrp import BATCH_BYTES, LRP
+from dualview.features._method import BATCH_BYTES
+from dualview.features.lrp import LRP
 from dualview.relations.relation import Relation, Side
 
 Features = Tensor | dict[str, Tensor]

@@ -1,0 +1,252 @@
+"""What "absent" means: the values that stand in for parts of the input, and which parts go together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from dualview.engine.batches import as_inputs, tensors_in
+from dualview.engine.datasets import as_samples, is_data_set
+from dualview.engine.measured import Measured, Parts
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The reference inputs of a batch's samples.
+
+    Attributes:
+        parts: "sample draw ..." by place; either of the first two axes is of length 1 where it does not matter.
+    """
+
+    parts: Parts
+
+    @property
+    def draws(self) -> int:
+        """How many references each sample has; results are averaged over them."""
+        return max(part.shape[1] for part in self.parts.values())
+
+    def rows(self, samples: Int[Tensor, " row"], draws: Int[Tensor, " row"]) -> Parts:
+        """Return the references "row ..." of some draws of some samples."""
+        zeros = torch.zeros_like(samples)
+        return {
+            place: part[samples if part.shape[0] > 1 else zeros, draws if part.shape[1] > 1 else zeros]
+            for place, part in self.parts.items()
+        }
+
+    def first(self, num_samples: int) -> Parts:
+        """Return the only reference of each sample, "sample ..."."""
+        samples = torch.arange(num_samples, device=next(iter(self.parts.values())).device)
+        return self.rows(samples, torch.zeros_like(samples))
+
+
+class Removal(ABC):
+    """What stands in for what is absent. Subclasses are frozen dataclasses."""
+
+    @abstractmethod
+    def reference(self, measured: Measured) -> Reference:
+        """Return the references of a batch's samples."""
+
+
+@dataclass(frozen=True)
+class Constant(Removal):
+    """Values given by the user.
+
+    Args:
+        value: a number; a tensor shaped like one sample, or that broadcasts to one; a tensor with one
+            for each sample; or a map from an input's place ("0", "mask") to one of these, which may
+            name inputs that are whole numbers (token ids) too. What it does not name stays as it is.
+    """
+
+    value: Any = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and repr(self) == repr(other) and _equal(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"Constant({_described(self.value)})"
+
+    def reference(self, measured: Measured) -> Reference:
+        given = self.value if isinstance(self.value, Mapping) else dict.fromkeys(measured.parts, self.value)
+        tensors = tensors_in(measured.inputs)
+        strangers = [place for place in given if place not in tensors]
+        if strangers:
+            raise ValueError(f"`baseline` names {strangers[0]!r}; the inputs are {', '.join(map(repr, tensors))}")
+        return Reference({place: _placed(value, tensors[place], measured, place) for place, value in given.items()})
+
+
+@dataclass(frozen=True)
+class Blur(Removal):
+    """The input itself, smoothed by a Gaussian along its last two axes (images) or its last one.
+
+    Args:
+        sigma: standard deviation in pixels.
+    """
+
+    sigma: float | int = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(f"`sigma` is {self.sigma}; expected more than 0")
+
+    def reference(self, measured: Measured) -> Reference:
+        sigma = torch.full((len(measured),), float(self.sigma))
+        return Reference({place: blurred(part, sigma)[:, None] for place, part in measured.parts.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Removal):
+    """Samples of a data set, such as the training set; results are averaged over them.
+
+    Args:
+        data: a tensor "sample ...", a batch as the model takes it, a data set or DataLoader.
+        count: how many are drawn, without replacement; None takes all.
+        seed: of the draw.
+    """
+
+    data: Any
+    count: int | None = None
+    seed: int = 0
+    _drawn: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Samples({_described(self.data)}, count={self.count}, seed={self.seed})"
+
+    def reference(self, measured: Measured) -> Reference:
+        if not self._drawn:
+            self._drawn.update(self._draw(measured))
+        missing = [place for place in measured.parts if place not in self._drawn]
+        if missing:
+            raise ValueError(f"`baseline` samples have no part {missing[0]!r}; they have {sorted(self._drawn)}")
+        parts = {}
+        for place, part in measured.parts.items():
+            drawn = self._drawn[place]
+            if drawn.shape[1:] != part.shape[1:]:
+                raise ValueError(_shape_message(drawn.shape[1:], part, place, "a sample of "))
+            parts[place] = drawn[None].to(part)
+        return Reference(parts)
+
+    def _draw(self, measured: Measured) -> dict[str, Tensor]:
+        data = self.data
+        samples = as_samples(data, name="baseline") if is_data_set(data) else None
+        given = {} if samples is not None else tensors_in(as_inputs(data))
+        if samples is None and not given:
+            raise TypeError(f"`baseline` samples must be tensors or a data set; they are {type(data).__name__}")
+        total = len(samples) if samples is not None else len(next(iter(given.values())))
+        count = total if self.count is None else self.count
+        if not 1 <= count <= total:
+            raise ValueError(f"`count` is {count}; the baseline's data hold {total} samples")
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))[:count].sort().values
+        if samples is not None:
+            given = tensors_in(measured.task.split(samples.batch(order.tolist()))[0])
+            return {place: part for place, part in given.items() if part.ndim}
+        return {place: part[order] for place, part in given.items() if part.ndim}
+
+
+@dataclass(frozen=True)
+class Noise(Removal):
+    """Uniform noise, the same for every sample; results are averaged over the draws.
+
+    Args:
+        low: least value.
+        high: largest value.
+        count: draws.
+        seed: of the noise.
+    """
+
+    low: float | int = 0.0
+    high: float | int = 1.0
+    count: int = 10
+    seed: int = 0
+
+    def reference(self, measured: Measured) -> Reference:
+        generator = torch.Generator().manual_seed(self.seed)
+        parts = {}
+        for place, part in measured.parts.items():
+            drawn = torch.rand((1, self.count, *part.shape[1:]), generator=generator, dtype=torch.float64)
+            parts[place] = (self.low + (self.high - self.low) * drawn).to(part)
+        return Reference(parts)
+
+
+def as_removal(baseline: Any) -> Removal:
+    """Accept what users call a baseline: a number, a tensor, a map of them, or a `Removal`."""
+    if isinstance(baseline, Removal):
+        return baseline
+    if isinstance(baseline, (int, float, Tensor, np.ndarray, Mapping)) and not isinstance(baseline, bool):
+        return Constant(baseline)
+    raise TypeError(
+        f"`baseline` must be a number, a tensor, a map from inputs to them, or one of Constant, Blur, Samples and "
+        f"Noise; it is {type(baseline).__name__}"
+    )
+
+
+def blurred(part: Tensor, sigma: Tensor) -> Tensor:
+    """Smooth each row by a Gaussian of its own standard deviation, in pixels; 0 leaves it as it is.
+
+    Along the last two axes where there are a channel and two more, else along the last one. The kernel
+    reaches 4 σ, and beyond the border the border's values go on.
+    """
+    axes = (-2, -1) if part.ndim >= 4 else (-1,)
+    for axis in axes:
+        part = _blurred_along(part, sigma.to(part), axis)
+    return part
+
+
+def _blurred_along(part: Tensor, sigma: Tensor, axis: int) -> Tensor:
+    moved = part.movedim(axis, -1)
+    reach = max(1, int(4 * float(sigma.max()) + 0.5))
+    offsets = torch.arange(-reach, reach + 1, device=part.device, dtype=part.dtype)
+    width = sigma[:, None].clamp(min=torch.finfo(part.dtype).tiny ** 0.25)
+    kernels = torch.exp(-0.5 * (offsets / width) ** 2)
+    kernels = kernels / kernels.sum(1, keepdim=True)
+    rows = moved.reshape(1, len(part), -1, moved.shape[-1]).flatten(1, 2)  # "1 row·line place"
+    lines = rows.shape[1] // len(part)
+    padded = F.pad(rows, (reach, reach), mode="replicate")
+    found = F.conv1d(padded, kernels.repeat_interleave(lines, 0)[:, None], groups=rows.shape[1])
+    return found.reshape(moved.shape).movedim(-1, axis)
+
+
+def _placed(value: Any, like: Tensor, measured: Measured, place: str) -> Tensor:
+    """Return a user's reference as "sample draw ..." with axes of length 1 where it does not vary."""
+    given = torch.as_tensor(value).detach().to(like)
+    sample = like.shape[1:]
+    own = measured.total if given.ndim == like.ndim and len(given) == measured.total else None
+    if own is not None and given.shape[1:] == sample:
+        return given[measured.start : measured.start + len(measured), None]
+    try:
+        return given.expand(sample)[None, None]
+    except RuntimeError:
+        raise ValueError(_shape_message(given.shape, like, place, "")) from None
+
+
+def _shape_message(shape: Sequence[int], like: Tensor, place: str, what: str) -> str:
+    name = f"`baseline`[{place!r}]" if place else "`baseline`"
+    sample = tuple(like.shape[1:])
+    return (
+        f"{what}{name} has shape {tuple(shape)}; expected a number, {sample} as one sample's input, or "
+        f"{('test', *sample)} with one for each sample"
+    )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"<tensor {'×'.join(map(str, value.shape))}>" if value.ndim else repr(value.item())
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_described(part)}" for key, part in value.items()) + "}"
+    return repr(value) if isinstance(value, (int, float)) else f"<{type(value).__name__}>"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return torch.equal(torch.as_tensor(a), torch.as_tensor(b))
