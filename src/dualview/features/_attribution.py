@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dualview._display import png
 from dualview.engine.outputs import Kind
+from dualview.engine.players import Players
 from dualview.engine.propagation.account import Account
 from dualview.engine.site import Site
 from dualview.engine.source import Source
@@ -45,6 +47,8 @@ class FeatureAttribution:
         change: "test", f(x) − f(baseline), where the scores should add up to it.
         completeness_error: "test", the sum of the scores minus `change`, in units of the measured output.
         checks: what was looked at besides, by name: a number for each sample, "test".
+        players: which player each number of an input belongs to, where the scores are those of players.
+        tables: what else the method found, by name, "test ..." (Taylor's "interactions" of players).
         account: where the explained output went, sample by sample, where the method keeps books; None
             where several outputs were measured.
         outputs: names of the measured outputs, where the task has a tuple of them.
@@ -69,6 +73,8 @@ class FeatureAttribution:
     change: Float[Tensor, "*output test"] | None = None
     completeness_error: Float[Tensor, "*output test"] | None = None
     checks: Mapping[str, Tensor] = field(default_factory=dict)
+    players: Players | None = None
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
     account: Account | None = None
     outputs: tuple[str, ...] = ()
     accounts: tuple[Account, ...] = ()
@@ -116,6 +122,23 @@ class FeatureAttribution:
             source=source,
         )
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save everything but `source` as one safetensors file."""
+        from dualview.features._saved import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> FeatureAttribution:
+        """Load what `save` wrote; it has no source, so pictures need one.
+
+        Raises:
+            DamagedFile: the file is truncated, altered, or holds something else.
+        """
+        from dualview.features._saved import load
+
+        return load(path)
+
     def _mapped(self, function: Callable[[Tensor], Tensor], **others: Any) -> FeatureAttribution:
         """Return a copy with every tensor of scores changed alike, and other fields as given."""
 
@@ -124,7 +147,7 @@ class FeatureAttribution:
                 return {name: over(part) for name, part in values.items()}
             return None if values is None else function(values)
 
-        names = ("values", "split", "change", "completeness_error", "checks", "sites")
+        names = ("values", "split", "change", "completeness_error", "checks", "tables", "sites")
         return dataclasses.replace(self, **{name: over(getattr(self, name)) for name in names}, **others)
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ from dualview.engine.datasets import input_batches
 from dualview.engine.isolation import untouched
 from dualview.engine.measured import Measured, Parts, one_each
 from dualview.engine.outputs import Kind
+from dualview.engine.players import Players
 from dualview.engine.propagation.account import Account, joined_account
 from dualview.engine.site import Site
 from dualview.engine.source import Source
@@ -28,6 +29,7 @@ from dualview.features._attribution import FeatureAttribution
 
 BATCH_BYTES = 4 * 2**20  # of inputs: a pass keeps every activation of its rows
 INCOMPLETE = 0.05  # of what should be shared: a larger error is warned of
+DISCARDED = "discarded change"  # the check that says what a method leaves out on purpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,8 @@ class Explained:
         split: the same scores as a sum of named terms.
         change: f(x) − f(reference), what the scores should add up to; None where they need not.
         checks: what was looked at, by name: a number for each sample.
+        players: which player each number of an input belongs to, where scores are those of players.
+        tables: what else was found, by name, "sample ...".
         account: where relevance went, for methods that keep books.
         sites: scores at places that were asked for besides.
     """
@@ -48,6 +52,8 @@ class Explained:
     split: Mapping[str, Parts] = field(default_factory=dict)
     change: Float[Tensor, " sample"] | None = None
     checks: Mapping[str, Float[Tensor, " sample"]] = field(default_factory=dict)
+    players: Players | None = None
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
     account: Account | None = None
     sites: Mapping[Site, Tensor] = field(default_factory=dict)
 
@@ -124,7 +130,7 @@ def attributed(
     found: list[list[Explained]] = [[] for _ in outputs]
     seen: list[Measured] = []
     start = 0
-    with untouched(task.model):
+    with untouched(task.model), torch.set_grad_enabled(differentiable):
         for batch in batches:
             stop = start + num_rows(batch)
             own = None if targets is None else targets[start:stop]
@@ -151,7 +157,8 @@ def warn_if_incomplete(found: FeatureAttribution, *, stacklevel: int) -> None:
     """Warn where scores that should add up to f(x) − f(reference) miss it by more than a twentieth."""
     if found.completeness_error is None or found.change is None:
         return
-    error, size = float(found.completeness_error.detach().abs().sum()), float(found.change.detach().abs().sum())
+    missed = found.completeness_error.detach() + found.checks.get(DISCARDED, 0)
+    error, size = float(missed.abs().sum()), float(found.change.detach().abs().sum())
     if error > INCOMPLETE * size:
         warnings.warn(
             f"the scores miss what they should add up to by {error:.3g} in all, of {size:.3g}: give more steps (or "
@@ -183,6 +190,7 @@ def _stacked(results: Sequence[FeatureAttribution], source: Source) -> FeatureAt
         change=together("change"),
         completeness_error=together("completeness_error"),
         checks=together("checks"),
+        tables=together("tables"),
         sites=together("sites"),
         account=None,
         accounts=tuple(result.account for result in results if result.account is not None),
@@ -206,6 +214,7 @@ def _checked(explained: Explained, measured: Measured, method: FeatureMethod) ->
         split={term: {place: part.cpu() for place, part in parts.items()} for term, parts in explained.split.items()},
         change=None if explained.change is None else explained.change.cpu(),
         checks={name: check.detach().cpu() for name, check in explained.checks.items()},
+        tables={name: table.cpu() for name, table in explained.tables.items()},
         sites={site: part.cpu() for site, part in explained.sites.items()},
     )
 
@@ -234,6 +243,8 @@ def _result(
         change=change,
         completeness_error=None if change is None else sums - change,
         checks={name: torch.cat([part.checks[name] for part in parts]) for name in first.checks},
+        players=first.players,
+        tables={name: torch.cat([part.tables[name] for part in parts]) for name in first.tables},
         account=None if first.account is None else joined_account([_known(part.account) for part in parts]),
         sites={site: torch.cat([part.sites[site] for part in parts]) for site in first.sites},
         class_names=task.class_names,

@@ -1,0 +1,96 @@
+"""Feature attributions as values: slices, files."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dualview as dv
+from dualview.errors import DamagedFile
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:.*of the relevance was absorbed.*")
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(3, 5), nn.Linear(2, 5), nn.Linear(5, 4)
+
+    def forward(self, image: Tensor, row: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.a(image) + self.b(row)))
+
+
+@pytest.fixture(scope="module")
+def task() -> dv.Task:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return dv.Task(TwoInputs().double().eval(), class_names=["a", "b", "c", "d"])
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda width: torch.randn(6, width, dtype=torch.float64, generator=generator)  # noqa: E731
+    return {"image": draw(3), "row": draw(2)}
+
+
+def leaves(value: object) -> list:
+    """Return every tensor and plain value of a result, in order."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f.name for f in dataclasses.fields(value) if f.name != "source"]
+        return [leaf for name in fields for leaf in leaves(getattr(value, name))]
+    if isinstance(value, Mapping):
+        return [leaf for key in sorted(value, key=str) for leaf in (key, *leaves(value[key]))]
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, (tuple, list)) else [value]
+
+
+def assert_same(one: object, other: object) -> None:
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+METHODS = [
+    dv.LRP("epsilon"),
+    dv.IntegratedGradients(site="fc"),
+    dv.Taylor("pairs", players={"image": torch.tensor([0, 0, 1]), "row": torch.tensor([2, -1])}),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=["LRP", "site", "players"])
+@pytest.mark.parametrize("outputs", [dv.logit, (dv.logit, dv.margin)], ids=["one", "two"])
+def test_a_saved_result_comes_back_whole(method, outputs, task: dv.Task, inputs, tmp_path: Path):
+    found = method.attribute(dataclasses.replace(task, output=outputs), inputs, targets=2)
+    if isinstance(method, dv.LRP):
+        sites = {dv.Site("fc", "input"): found.targets.double()}
+        found = dataclasses.replace(found, sites=sites) if not found.outputs else found
+    found.save(tmp_path / "scores.safetensors")
+    again = dv.FeatureAttribution.load(tmp_path / "scores.safetensors")
+    assert again.source is None and repr(again) == repr(found)
+    assert_same(found, again)
+
+
+def test_another_file_is_refused(task: dv.Task, inputs, tmp_path: Path):
+    path = tmp_path / "scores.safetensors"
+    dv.Gradient().attribute(task, inputs).save(path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DamagedFile):
+        dv.FeatureAttribution.load(path)
+
+
+def test_a_slice_keeps_everything_of_its_rows(task: dv.Task, inputs):
+    method = METHODS[2]
+    found = method.attribute(task, inputs, targets=1)
+    picked = {name: part[[4, 0]] for name, part in inputs.items()}
+    alone = method.attribute(task, picked, targets=1)
+    taken = found[[4, 0]]
+    for name in ("values", "split", "tables", "change", "completeness_error"):
+        for a, b in zip(leaves(getattr(taken, name)), leaves(getattr(alone, name)), strict=True):
+            if isinstance(a, Tensor):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    assert len(found[3]) == 1 and torch.equal(found[-1].values["row"], found.values["row"][5:])
+    with pytest.raises(ValueError, match="only logit was measured"):
+        found.of_output(0)
