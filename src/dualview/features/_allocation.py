@@ -24,7 +24,7 @@ from dualview.engine.task import Task, as_task
 from dualview.features import _effects
 from dualview.features._attribution import FeatureAttribution
 from dualview.features._effects import Kappa
-from dualview.features._method import BATCH_BYTES, FeatureMethod, attributed
+from dualview.features._method import BATCH_BYTES, FeatureMethod, attributed, rows_per_pass
 from dualview.features._probes import Monomials, Sum, beside
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def allocated(
         for batch in batches:
             stop = start + num_rows(batch)
             given = None if own_targets is None else own_targets[start:stop]
-            measured = Measured(task, batch, given, start=start, total=total, size=batch_size or stop - start)
+            measured = Measured(task, batch, given, start=start, total=total, size=batch_size or rows_per_pass(batch))
             found.append(_of_batch(taylor, method, measured, native[list(range(start, stop))], family, order))
             start = stop
     families = {one.family for one in found}

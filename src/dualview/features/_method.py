@@ -134,7 +134,7 @@ def attributed(
         for batch in batches:
             stop = start + num_rows(batch)
             own = None if targets is None else targets[start:stop]
-            size = batch_size or max(stop - start, batch_size_for(batch, BATCH_BYTES))
+            size = batch_size or rows_per_pass(batch)
             for k, output in enumerate(outputs):
                 single = dataclasses.replace(task, output=output)
                 measured = Measured(
@@ -151,6 +151,11 @@ def attributed(
         for output, parts in zip(outputs, found, strict=True)
     ]
     return _stacked(results, Source.of(task, inputs)) if isinstance(task.output, tuple) else results[0]
+
+
+def rows_per_pass(batch: Any) -> int:
+    """Return how many rows like a batch's make a pass: the batch itself at least."""
+    return max(num_rows(batch), batch_size_for(batch, BATCH_BYTES))
 
 
 def warn_if_incomplete(found: FeatureAttribution, *, stacklevel: int) -> None:

@@ -18,7 +18,7 @@ from dualview.engine.removal import Reference, as_removal
 from dualview.engine.task import Task
 from dualview.errors import DualViewWarning
 from dualview.features import _effects
-from dualview.features._allocation import Allocation, Family, allocated
+from dualview.features._allocation import Allocation, allocated
 from dualview.features._method import Explained, FeatureMethod
 from dualview.games import exact
 
@@ -76,7 +76,7 @@ class Taylor(FeatureMethod):
         >>> parts["interactive"].sum(1)  # "test height width"  # doctest: +SKIP
     """
 
-    form: Form = "split"
+    form: Form | str = "split"  # checked below, with the choices
     _: KW_ONLY
     baseline: Any = 0.0
     players: Any = None
@@ -134,7 +134,7 @@ class Taylor(FeatureMethod):
         inputs: Any,
         targets: Any = None,
         *,
-        family: Family | Literal["auto"] = "auto",
+        family: str = "auto",
         order: int = 2,
         batch_size: int | None = None,
     ) -> Allocation:
