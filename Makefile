@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature bench-damping bench-methods wheel clean
+.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature bench-damping bench-methods bench-paths bench-taylor wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -62,6 +62,12 @@ bench-methods: $(ENV)/.tools ## every method by every metric, with its cost: hal
 
 bench-curvature: $(ORACLES)/.peers ## measure EKFAC beside kronfluence: a quarter of an hour, idle machine
 	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.curvature
+
+bench-taylor: $(ENV)/.tools ## methods as Taylor expansions, against what they give: five minutes
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.taylor
+
+bench-paths: $(ORACLES)/.peers ## measure path methods on a photograph beside Captum: ten minutes, idle machine
+	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.paths
 
 bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
 	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver

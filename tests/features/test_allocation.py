@@ -168,3 +168,20 @@ def test_what_cannot_be_is_refused():
         dv.Taylor().allocation(
             dv.IntegratedGradients(site="0"), nn.Sequential(nn.Linear(3, 3), nn.Tanh()).eval(), torch.ones(1, 3)
         )
+
+
+def test_relevance_without_biases_is_rescale_from_zero():
+    """The row of LRP-ε: on tanh units without biases it hands differences on as DeepLIFT's rescale rule does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = (
+            nn.Linear(5, 7, bias=False),
+            nn.Tanh(),
+            nn.Linear(7, 6, bias=False),
+            nn.Tanh(),
+            nn.Linear(6, 3, bias=False),
+        )
+        model = nn.Sequential(*layers).double().eval()
+    relevance = dv.LRP("epsilon", epsilon=0).attribute(model, points(4, 5), targets=1)
+    rescaled = dv.DeepLIFT("rescale").attribute(model, points(4, 5), targets=1)
+    torch.testing.assert_close(relevance.values, rescaled.values, rtol=1e-10, atol=1e-14)

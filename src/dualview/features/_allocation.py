@@ -72,8 +72,8 @@ class Allocation:
         weights: "test player effect", what the player gets of the effect, as a share.
         scores: "test player", the method's own scores.
         change: "test", f(x) − f(b).
-        additivity: "test", by how much the method misses a(f + g) = a(f) + a(g) for effects g, as a share
-            of a(g): where it is not about 0 the weights depend on f, and the probed ones need not be those
+        additivity: "test", by how much the method misses a(f + g) = a(f) + a(g) for effects g of size 1, as
+            a share of a(g), or of 1 where that is less: where it is not about 0 the weights depend on f, and the probed ones need not be those
             on this network. NaN where it was not probed.
         players: which player each number of the input belongs to.
         targets: "test", the output columns.
@@ -335,7 +335,7 @@ def _probed(
         alone = asked(both, [width + len(effects)])  # the last column adds nothing
     except (NotImplementedError, ValueError):  # an operation without a rule, or a site that only the network has
         return None
-    apart = (together - alone - weights[tried]).abs().sum(1) / weights[tried].abs().sum(1).clamp(min=1e-12)
+    apart = (together - alone - weights[tried]).abs().sum(1) / weights[tried].abs().sum(1).clamp(min=1)
     return weights.T, float(apart.max())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dualview._display import shower
+from dualview.plotting.allocation import allocation_figure
 from dualview.plotting.curve import curve_figure
 from dualview.plotting.features import features
 from dualview.plotting.judgement import judgement_figure, metrics_figure, rank_figure
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "allocation_figure",
     "curve_figure",
     "features",
     "judgement_figure",
@@ -34,7 +36,8 @@ def plot(result: Any, *args: Any, **settings: Any) -> Figure:
     Args:
         result: what a method returned. A `DataAttribution` is drawn by `neighbours`, `Maps` by
             `relation_figure`, a `FeatureAttribution` by `features`, a `Curve` by `curve_figure`,
-            a `Selection` by `selection_figure`, a `Judgement` by `judgement_figure`.
+            a `Selection` by `selection_figure`, a `Judgement` by `judgement_figure`,
+            an `Allocation` by `allocation_figure`.
         *args: as that function takes them.
         **settings: as that function takes them, e.g. `test=` and `k=`.
 

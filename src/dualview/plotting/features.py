@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,12 +14,18 @@ from dualview._display import shows
 from dualview.engine.pictures import Picture
 from dualview.engine.propagation.account import Account
 from dualview.features._attribution import FeatureAttribution
+from dualview.plotting.columns import columns_figure
 from dualview.plotting.explained import NO_SOURCE, check_length, check_rows, source_shown
 from dualview.plotting.heatmap import Heated, Scale, part_of
+from dualview.plotting.series import is_series, series_figure
+from dualview.plotting.split import split_figure
 from dualview.plotting.words import explained_title, output_phrase, percent, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+MOST_BARS = 64  # numbers of a row that are told as columns; longer rows are series
 
 
 class Own(NamedTuple):
@@ -55,8 +62,13 @@ def features(
     display: Callable[[Any], Any] | None = None,
     class_names: Sequence[str] | None = None,
     true_targets: Sequence[int] | Tensor | None = None,
+    form: str = "auto",
+    names: Sequence[str] | None = None,
+    k: int = 12,
 ) -> Figure:
-    """Draw samples beside the heat maps of their relevance, each on a scale of its own.
+    """Draw samples with their scores: images beside heat maps, columns as bars, series as lines.
+
+    Every map is on a scale of its own. Scores that are sums of terms (`Taylor`) are drawn term by term.
 
     Args:
         attribution: what `attribute` returned.
@@ -67,22 +79,39 @@ def features(
         class_names: a name per output column, in place of the task's.
         true_targets: "test", the true labels as output columns, where they are known: one for each
             row of the attribution.
+        form: "maps", "bars" or "lines"; "auto" takes bars for a row of at most 64 numbers, lines for few
+            long channels, else maps. Bars and lines show one sample.
+        names: of columns (bars) or channels (lines).
+        k: columns drawn as bars of their own, by the size of their scores.
 
     Returns:
         A figure that pyplot does not know: notebooks show it, `savefig` writes it.
 
     Raises:
         IndexError: the attribution has no such row.
-        ValueError: no row at all, `true_targets` of another length, or `input` is not among the model's.
+        ValueError: no row at all, `true_targets` of another length, `input` is not among the model's, an
+            unknown `form`, or scores of several outputs.
     """
     from dualview.plotting.map_layout import draw_featured
     from dualview.plotting.style import plain_style
 
     rows = torch.as_tensor(test).reshape(-1).tolist()
     check_rows(rows, len(attribution))
+    if attribution.outputs:
+        raise ValueError(f"scores of {attribution.measured} are several: draw attribution.of_output(0), and so on")
     check_length("true_targets", true_targets, len(attribution), "rows in the attribution")
     class_names = attribution.class_names if class_names is None else class_names
     values = attribution.values
+    chosen = _form(form, attribution, input)
+    if chosen != "maps" and len(rows) > 1:
+        raise ValueError(f"form={chosen!r} draws one sample, and `test` names {len(rows)}")
+    if chosen != "maps":
+        row = rows[0] % len(attribution)
+        true = None if true_targets is None else int(true_targets[row])
+        draw = partial(columns_figure, k=k) if chosen == "bars" else series_figure
+        return draw(attribution, row, input=input, names=names, class_names=class_names, true_target=true)
+    if attribution.split and isinstance(values, Tensor):
+        return split_figure(attribution, rows, display, class_names, true_targets)
     inputs: list[str | None] = [input] if isinstance(values, Tensor) or input is not None else [*values]
     blocks = []
     for row in rows:
@@ -94,6 +123,20 @@ def features(
         blocks.append(Featured(title, subtitle, place, owns))
     with plain_style():
         return draw_featured(blocks)
+
+
+def _form(form: str, attribution: FeatureAttribution, input: str | None) -> str:
+    """Return how scores are drawn, by their shape where the user does not say."""
+    if form not in ("auto", "maps", "bars", "lines"):
+        raise ValueError(f"`form` is {form!r}; choose from 'auto', 'maps', 'bars' and 'lines'")
+    if form != "auto":
+        return form
+    if isinstance(attribution.values, dict):
+        return "maps"
+    shape = part_of(attribution.values, input).shape[1:]
+    if len(shape) >= 1 and max(shape) == math.prod(shape):
+        return "bars" if math.prod(shape) <= MOST_BARS else "lines"
+    return "lines" if is_series(shape) else "maps"
 
 
 def own_relevance(attribution: FeatureAttribution, row: int, picture: Picture, name: str | None) -> Own:

@@ -108,6 +108,14 @@ def score_sentence(attribution: DataAttribution, row: int, class_names: Sequence
     )
 
 
+def completeness_phrase(attribution: FeatureAttribution, row: int) -> str:
+    """Say what the scores should add up to, where they should."""
+    if attribution.change is None or attribution.completeness_error is None:
+        return ""
+    change, error = float(attribution.change[row]), float(attribution.completeness_error[row])
+    return f", the output’s change from the baseline is {signed(change)} (error {signed(error, 2)})"
+
+
 def side_phrases(attribution: Measured) -> tuple[str, str]:
     """Say what proponents and what opponents do to the measured output."""
     if attribution.kind == "similarity":

@@ -1,0 +1,1 @@
+"""What the Taylor framework says of methods, against what they give: a fidelity table."""

@@ -1,0 +1,81 @@
+"""The columns of a table's row as bars, strongest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from dualview.features._attribution import FeatureAttribution
+from dualview.plotting.explained import check_length
+from dualview.plotting.heatmap import part_of
+from dualview.plotting.words import completeness_phrase, explained_title, number, output_phrase, signed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def columns_figure(
+    attribution: FeatureAttribution,
+    row: int,
+    *,
+    k: int,
+    input: str | None,
+    names: Sequence[str] | None,
+    class_names: Sequence[str] | None,
+    true_target: int | None,
+) -> Figure:
+    """Draw one sample's scores as bars with the columns' names and values; see `features`."""
+    from dualview.plotting.bars import Bar, Panel, draw_bars, palette
+    from dualview.plotting.style import AGAINST, FOR, QUIET, plain_style
+
+    values = part_of(attribution.values, input)[row].reshape(-1)
+    check_length("names", names, len(values), "columns")
+    terms = {word(name): part_of(part, input)[row].reshape(-1) for name, part in attribution.split.items()}
+    terms = terms or {"score": values}
+    given = _inputs(attribution, row, input, len(values))
+    order = torch.argsort(values.abs(), descending=True, stable=True)
+    shown = order[:k].tolist()
+    bars = [
+        Bar(
+            f"column {place}" if names is None else str(names[place]),
+            "" if given is None else number(float(given[place])),
+            tuple(float(part[place]) for part in terms.values()),
+        )
+        for place in shown
+    ]
+    rest = order[k:]
+    if len(rest):
+        bars.append(Bar(f"{len(rest)} others", "", tuple(float(part[rest].sum()) for part in terms.values())))
+    target = int(attribution.targets[row])
+    facts = [(f"The scores sum to {signed(float(values.sum()))}{completeness_phrase(attribution, row)}.", QUIET)]
+    tones = (AGAINST, FOR) if attribution.lower_is_better else (FOR, AGAINST)
+    panel = Panel(
+        explained_title(int(attribution.predicted[row]), target, true_target, class_names),
+        f"{attribution.method}, of the network’s {output_phrase(attribution, target, class_names)}. "
+        f"Test {row}; {'small numbers: the input’s values' if given is not None else 'columns by their place'}.",
+        bars,
+        palette(list(terms)),
+        facts,
+        [],
+    )
+    with plain_style():
+        return draw_bars(panel, tones)
+
+
+def word(name: str) -> str:
+    """Write a term's name as words."""
+    return {"first_order": "own, first order", "higher_order": "own, higher orders"}.get(name, name.replace("_", " "))
+
+
+def _inputs(attribution: FeatureAttribution, row: int, input: str | None, count: int) -> torch.Tensor | None:
+    """Return the values of the sample's columns, where they are at hand."""
+    if attribution.source is None or attribution.source.test is None or attribution.site is not None:
+        return None
+    from dualview.engine.batches import tensors_in
+
+    parts = tensors_in(attribution.source.test_inputs([row]))
+    floats = {place: part for place, part in parts.items() if part.is_floating_point()}
+    part = floats.get(input or "", next(iter(floats.values())))
+    return part.reshape(-1) if part.numel() == count else None

@@ -1,0 +1,110 @@
+"""A series as lines before the colours of their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dualview.engine.batches import tensors_in
+from dualview.features._attribution import FeatureAttribution
+from dualview.plotting.explained import check_length
+from dualview.plotting.heatmap import Scale, part_of
+from dualview.plotting.words import completeness_phrase, explained_title, number, output_phrase, signed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH, PANEL, GAP, NAMES = 7.2, 1.15, 0.3, 0.55
+MAX_CHANNELS = 8
+
+
+def series_figure(
+    attribution: FeatureAttribution,
+    row: int,
+    *,
+    input: str | None,
+    names: Sequence[str] | None,
+    class_names: Sequence[str] | None,
+    true_target: int | None,
+) -> Figure:
+    """Draw one sample's channels as lines, the score of each time step as the colour behind; see `features`."""
+    from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_of, note_lines, notes_height
+    from dualview.plotting.style import INK, LINE, QUIET, SMALL, TEXT, Sheet, line_height, plain_style
+    from dualview.plotting.tiles import SCALE_HEIGHT, draw_scale
+
+    scores = _lines(part_of(attribution.values, input)[row].detach().cpu().double().numpy())
+    check_length("names", names, len(scores), "channels")
+    given = _given(attribution, row, input)
+    scale = Scale.of([scores], lower_is_better=attribution.lower_is_better)
+    target = int(attribution.targets[row])
+    width = MARGIN + NAMES + WIDTH + MARGIN
+    title = explained_title(int(attribution.predicted[row]), target, true_target, class_names)
+    subtitle = f"{attribution.method}, of the network’s {output_phrase(attribution, target, class_names)}. Test {row}."
+    heading = heading_of(title, subtitle, width)
+    sums = f"The scores sum to {signed(float(scores.sum()))}{completeness_phrase(attribution, row)}."
+    notes = note_lines([sums, "Colour behind a line: the score of that time step; below: the scores as bars."], width)
+    each = PANEL + 0.43 + GAP
+    body = len(scores) * each + 0.25 + SCALE_HEIGHT
+    with plain_style():
+        sheet = Sheet(width, 2 * MARGIN + heading.height + body + notes_height(notes))
+        draw_heading(sheet, MARGIN, heading)
+        y = MARGIN + heading.height
+        for channel, line in enumerate(scores):
+            name = f"channel {channel}" if names is None else str(names[channel])
+            if len(scores) > 1 or names is not None:
+                sheet.text(MARGIN + NAMES, y - 0.02, name, size=SMALL, color=QUIET)
+            y += line_height(SMALL) + 0.02
+            axes = sheet.axes(MARGIN + NAMES, y, WIDTH, PANEL)
+            steps = np.arange(len(line))
+            axes.imshow(scale.paint(line[None]), extent=(-0.5, len(line) - 0.5, 0, 1), aspect="auto", alpha=0.55)
+            if given is not None:
+                own = given[channel if len(given) > 1 else 0]
+                low, high = float(own.min()), float(own.max())
+                spread = (high - low) or 1.0
+                axes.plot(steps, 0.08 + 0.84 * (own - low) / spread, color=INK, linewidth=1.1)
+                for value, at in ((high, y + 0.08 * PANEL), (low, y + 0.92 * PANEL)):
+                    edge = MARGIN + NAMES - 0.06
+                    sheet.text(edge, at - 0.06, number(value), size=SMALL, color=QUIET, ha="right")
+            axes.set(xlim=(-0.5, len(line) - 0.5), ylim=(0, 1), xticks=[], yticks=[])
+            axes.spines[:].set(color=LINE, linewidth=0.6)
+            y += PANEL + 0.03
+            below = sheet.axes(MARGIN + NAMES, y, WIDTH, 0.4 - line_height(SMALL) - 0.02)
+            tones = np.where((line > 0)[:, None] != scale.flipped, *_tones())
+            below.bar(steps, line, width=1.0, color=tones.tolist(), linewidth=0)
+            below.axhline(0, color=QUIET, linewidth=0.4)
+            below.set(xlim=(-0.5, len(line) - 0.5), ylim=(-scale.limit, scale.limit), xticks=[], yticks=[])
+            below.set_axis_off()
+            y += 0.4 - line_height(SMALL) - 0.02 + GAP
+        for step in np.linspace(0, scores.shape[1] - 1, min(6, scores.shape[1])).round().astype(int):
+            at = MARGIN + NAMES + WIDTH * (step + 0.5) / scores.shape[1]
+            sheet.text(at, y - GAP + 0.04, str(step), size=SMALL, color=QUIET, ha="center")
+        sheet.text(MARGIN + NAMES, y, "score of a step", size=TEXT, color=QUIET)
+        draw_scale(sheet, MARGIN + NAMES + 1.4, y + 0.03, 2.6, scale)
+        draw_notes(sheet, notes)
+    return sheet.figure
+
+
+def is_series(shape: Sequence[int]) -> bool:
+    """Tell a sample of few long channels from a picture."""
+    return len(shape) == 2 and shape[0] <= MAX_CHANNELS and shape[1] >= 16 and shape[1] >= 4 * shape[0]
+
+
+def _tones() -> tuple[np.ndarray, np.ndarray]:
+    from dualview.plotting.heatmap import AGAINST_TONE, FOR_TONE
+
+    return FOR_TONE / 255, AGAINST_TONE / 255
+
+
+def _lines(values: np.ndarray) -> np.ndarray:
+    return values.reshape(1, -1) if values.ndim == 1 else values.reshape(values.shape[-2], values.shape[-1])
+
+
+def _given(attribution: FeatureAttribution, row: int, input: str | None) -> np.ndarray | None:
+    if attribution.source is None or attribution.source.test is None or attribution.site is not None:
+        return None
+    parts = tensors_in(attribution.source.test_inputs([row]))
+    floats = {place: part for place, part in parts.items() if part.is_floating_point()}
+    part = floats.get(input or "", next(iter(floats.values())))[0]
+    return _lines(part.detach().cpu().double().numpy())
