@@ -71,10 +71,9 @@ def pass_on(call: Call) -> Tensor:
     return Activation.apply(x, lambda t: call.function(t, *rest, **options), call.place, call.tape.ledger)  # type: ignore[no-any-return]
 
 
-OPERATIONS = table(
-    pass_on,
-    """
+NAMES = """
     gelu silu mish elu selu celu tanh sigmoid softplus softsign logsigmoid tanhshrink hardswish hardsigmoid hardtanh
     relu6 clamp clip clamp_min clamp_max hardshrink softshrink threshold erf atan arctan
-    """,
-)
+"""
+
+OPERATIONS = table(pass_on, NAMES)

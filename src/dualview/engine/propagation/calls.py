@@ -59,7 +59,8 @@ class Call:
         return NotImplementedError(f"no relevance rule for {self.place}: {reason}")
 
 
-Handler = Callable[[Call], Any]
+Handler = Callable[[Any], Any]
+"""What runs instead of a call, e.g. given a `Call`."""
 
 
 class Operation(NamedTuple):

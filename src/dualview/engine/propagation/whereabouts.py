@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +30,44 @@ class Passed(NamedTuple):
     shadow_edge: GradientEdge | None
 
 
-class Whereabouts:
-    """Follow a model's modules during a forward pass."""
+class Running:
+    """Follow which module of a model is running."""
 
-    def __init__(self, model: nn.Module, sites: tuple[Site, ...], tape: Tape) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[nn.Module] = [model]
+
+    def place(self, operation: str) -> Place:
+        """Return where an operation stands that runs now."""
+        module = self._running[-1]
+        return Place(operation, self._names[module], type(module).__name__)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Hang hooks on every module; they are always removed."""
+        handles = []
+        try:
+            for module in self._names:
+                handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+                handles.append(module.register_forward_hook(self._leave, always_call=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
+        self._running.append(module)
+
+    def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        self._running.pop()
+        return output
+
+
+class Whereabouts(Running):
+    """Follow a model's modules during a forward pass, and what passes the sites that are wanted."""
+
+    def __init__(self, model: nn.Module, sites: tuple[Site, ...], tape: Tape) -> None:
+        super().__init__(model)
         self._tape = tape
         self._wanted: dict[tuple[nn.Module, str], set[int]] = {}
         self._counts: dict[tuple[nn.Module, str], int] = {}
@@ -45,11 +77,6 @@ class Whereabouts:
         self._sites = {site: (module_at(model, site.module), site.side, site.call) for site in sites}
         for module, side, call in self._sites.values():
             self._wanted.setdefault((module, side), set()).add(call)
-
-    def place(self, operation: str) -> Place:
-        """Return where an operation stands that runs now."""
-        module = self._running[-1]
-        return Place(operation, self._names[module], type(module).__name__)
 
     def passed(self, site: Site) -> Passed:
         """Return what passed a site in the forward pass."""
@@ -72,20 +99,11 @@ class Whereabouts:
     @contextmanager
     def followed(self) -> Iterator[None]:
         """Hang hooks on every module; they are always removed."""
-        handles = []
-        try:
-            for module in self._names:
-                handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
-                if (module, "input") in self._wanted:
-                    handles.append(module.register_forward_pre_hook(self._see_input, with_kwargs=True))
-                handles.append(module.register_forward_hook(self._leave, always_call=True))
+        with super().followed(), ExitStack() as hooks:
+            for module, side in self._wanted:
+                if side == "input":
+                    hooks.callback(module.register_forward_pre_hook(self._see_input, with_kwargs=True).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
-        self._running.append(module)
 
     def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         made = [tensor for tensor in tensors_of(output) if is_tracked(tensor)]
@@ -95,8 +113,7 @@ class Whereabouts:
             output = self._give_back(output)
         if (module, "output") in self._wanted:
             self._note(module, "output", list(tensors_of(output)))
-        self._running.pop()
-        return output
+        return super()._leave(module, _args, output)
 
     def _see_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Hand the module a copy, so that only its own use of the input counts."""
