@@ -19,7 +19,7 @@ from dualview.plotting.explained import NO_SOURCE, check_length, check_rows, sou
 from dualview.plotting.heatmap import Heated, Scale, part_of
 from dualview.plotting.series import is_series, series_figure
 from dualview.plotting.split import split_figure
-from dualview.plotting.words import explained_title, output_phrase, percent, signed
+from dualview.plotting.words import completeness_phrase, explained_title, output_phrase, percent, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,12 +36,14 @@ class Own(NamedTuple):
         scale: of this map alone.
         words: what the map adds up to, after its subject.
         name: which input, where the model takes several.
+        heading: what the map is.
     """
 
     heated: Heated
     scale: Scale
     words: str
     name: str | None = None
+    heading: str = "Its relevance"
 
 
 class Featured(NamedTuple):
@@ -143,11 +145,14 @@ def own_relevance(attribution: FeatureAttribution, row: int, picture: Picture, n
     """Gather one sample's relevance, on a scale of its own, and say what its map adds up to."""
     values = part_of(attribution.values, name)[row]
     heated = Heated.of(values, picture)
-    words = f"sums to {signed(float(values.sum()))}"
-    if attribution.account is not None:
+    words = f"sums to {signed(float(values.sum()))}{completeness_phrase(attribution, row)}"
+    if attribution.kind != "share":
+        words = f"shows {'similarities' if attribution.kind == 'similarity' else 'effects'}, which do not add up"
+    elif attribution.account is not None:
         absorbed = absorbed_share(attribution.account, torch.tensor([row]))
         words += f" of {signed(float(attribution.account.seed[row]))}; operations absorbed {absorbed}"
-    return Own(heated, Scale.of([heated.values], lower_is_better=attribution.lower_is_better), words, name)
+    scale = Scale.of([heated.values], lower_is_better=attribution.lower_is_better)
+    return Own(heated, scale, words, name, "Its relevance" if attribution.account is not None else "Its scores")
 
 
 def absorbed_share(account: Account, samples: Tensor) -> str:

@@ -136,7 +136,7 @@ def _draw_featured(sheet: Sheet, y: float, block: Featured, heading: Heading) ->
         words = wrap(f"The map {own.words}.", TEST_SIDE, SMALL, 3)
         _write(sheet, x, y + HEADED + TEST_SIDE + ROOM_BELOW, words, SMALL, color=QUIET)
         x += TEST_SIDE + TILE_GAP
-        sheet.text(x, y, "Its relevance", weight="bold")
+        sheet.text(x, y, own.heading, weight="bold")
         _draw_own(sheet, x, y + HEADED, own)
 
 
