@@ -35,7 +35,7 @@ def linear_datamodelling_score(
     masks: Bool[Tensor, "subset train"],
     outputs: Float[Tensor, "*seed run test"],
     *,
-    accuracy: Float[Tensor, ...] | None = None,
+    accuracy: Float[Tensor, "*layout"] | None = None,
     full_accuracy: float | None = None,
     allow_similarity: bool = False,
     seed: int = 0,
