@@ -9,9 +9,12 @@ os.environ["MPLBACKEND"] = "Agg"
 # Read by tests that start another Python; here set_num_threads below does it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jaxtyping
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+from tests.checked import checked
 
 torch.set_num_threads(1)
 
@@ -41,4 +44,5 @@ if os.environ.get("DUALVIEW_TYPECHECK", "1") != "0":
     spec = importlib.util.find_spec("dualview")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("dualview is not installed here; `make test` installs it, or: pip install -e '.[test]'")
+    jaxtyping.jaxtyped = checked  # which the hook puts before every function
     install_import_hook(modules_to_check(Path(spec.submodule_search_locations[0]), "dualview"), "beartype.beartype")

@@ -177,13 +177,14 @@ def test_a_running_top_k_holds_the_strongest(name: str, problem, explainers):
 
 
 @EVERY
-@pytest.mark.parametrize(("test_block", "train_block"), [(1, 1), (4, 7), (9, 30)])
+@pytest.mark.parametrize(("test_block", "train_block"), [(1, 1), (3, 7), (4, 30)])
 def test_blocks_do_not_change_scores(monkeypatch, name: str, problem, explainers, test_block: int, train_block: int):
     """But for rounding: each score is one inner product, which kernels sum in an order of their own."""
-    before = explainers[name].explain(problem.test).dense()
+    test = problem.test[:4]
+    before = explainers[name].explain(test).dense()
     monkeypatch.setattr(_explainer, "TEST_BLOCK", test_block)
     monkeypatch.setattr(_explainer, "TRAIN_BLOCK", train_block)
-    torch.testing.assert_close(explainers[name].explain(problem.test).dense(), before, **rounding(before))
+    torch.testing.assert_close(explainers[name].explain(test).dense(), before, **rounding(before))
 
 
 @EVERY
