@@ -9,13 +9,19 @@ from torch import Tensor, nn
 
 import dualview as dv
 import dualview.features
+from dualview.engine.removal import blurred
 from tests.contracts import test_feature_methods as contracts
 
-COARSE: set[str] = set()  # maps of a site, spread over the input: no score of one number
-BY_GRAPH = {"LRP"}  # rules on operations: another graph of the same function may get other scores
-BY_SLOPE = {"Gradient"}  # sensitivities: not worth the change from a baseline
+COARSE = {"GradCAM", "IIA"}  # maps of a site, spread over the input: no score of one number
+BY_GRAPH = {"DeepLIFT", "LRP"}  # rules on operations: another graph of the same function may get other scores
+BY_SLOPE = {"Gradient", "SmoothGrad"}  # sensitivities: not worth the change from a baseline
 
-METHODS = contracts.METHODS | {"LRP": dv.LRP("epsilon")}  # these functions have no first layer
+METHODS = contracts.METHODS | {
+    "CrediblePath": dv.CrediblePath(0.0, tau=1, discard=False),  # it discards where f falls towards the input
+    "DualEncoder": dv.DualEncoder(((1.0, 0.0), (0.0, 1.0)), 0.0),  # two outputs
+    "ExpectedGradients": dv.ExpectedGradients(torch.zeros(1, 3), draws=400),
+    "LRP": dv.LRP("epsilon"),  # these functions have no first layer
+}
 NAMES = dualview.features.__all__
 torch.set_num_threads(1)
 
@@ -49,10 +55,11 @@ def test_a_feature_that_is_not_connected_gets_exactly_nothing(name: str):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in COARSE])
 def test_a_linear_function_is_read_off(name: str):
-    """LIN: w_i x_i from the baseline 0, or the slope w_i."""
+    """LIN: w_i (x_i − x'_i) from the baseline 0 or the input smoothed, or the slope w_i."""
     values = attributed(name, lambda x, w: (x * w).sum(1), INPUTS)
     weight = torch.tensor([1.5, -2.0, 0.5], dtype=torch.float64)
-    expected = weight.expand(2, 3) if name in BY_SLOPE else weight * INPUTS
+    start = blurred(INPUTS, torch.full((2,), 2.0)) if name == "BlurIG" else 0.0
+    expected = weight.expand(2, 3) if name in BY_SLOPE else weight * (INPUTS - start)
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -72,7 +79,7 @@ def test_the_same_function_in_another_graph_gets_the_same_scores(name: str):
     torch.testing.assert_close(attributed(name, plain, INPUTS), attributed(name, other, INPUTS), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].kind == "share" and name not in BY_GRAPH])
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].kind == "share" and name != "LRP"])
 def test_shares_add_up_to_the_change_from_the_baseline(name: str):
     """Completeness on a smooth function with products, to what the method says it misses."""
 

@@ -1,10 +1,12 @@
 """Pointing inside a model, and watching what passes there."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dualview.engine.site import Site, describe_linears, module_at, watch
+from dualview.engine.site import Site, as_site, describe_linears, intercepted, module_at, watch
 
 
 class Twice(nn.Module):
@@ -95,6 +97,35 @@ def test_a_site_holds_one_tensor():
             pytest.raises(ValueError, match=f"the {side} of module '0' holds . tensors"),
         ):
             model[0](torch.ones(1), torch.ones(1))
+
+
+@dataclass
+class Output:
+    """What a module may return."""
+
+    hidden: Tensor
+    count: int
+
+
+class Dataclassed(nn.Module):
+    def forward(self, x):
+        return Output(x + 1, 2)
+
+
+def test_a_tensor_in_a_dataclass_is_replaced_and_the_rest_kept():
+    x = torch.ones(2, 3)
+    with intercepted(model := Dataclassed(), {Site("", "output"): lambda tensor: 5 * tensor}):
+        output = model(x)
+    assert torch.equal(output.hidden, 10 * x) and output.count == 2
+
+
+def test_a_site_of_whole_numbers_or_of_a_negative_call_is_refused():
+    model = nn.Sequential(nn.Embedding(4, 3))
+    message = "the input of module '0' holds torch.int64; a site needs floating-point numbers"
+    with pytest.raises(ValueError, match=message), intercepted(model, {Site("0", "input"): lambda ids: ids}):
+        model(torch.zeros(2, 5, dtype=torch.int64))
+    with pytest.raises(ValueError, match="`site` has call=-1; a module's calls are counted from 0"):
+        as_site(model, Site("0", "output", -1))
 
 
 def test_modules_are_found_by_name_and_unknown_names_list_the_linear_layers():

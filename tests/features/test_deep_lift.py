@@ -176,6 +176,21 @@ def test_one_logit_stands_for_two_columns():
     torch.testing.assert_close(found.values.sum(1), ((net(x) - net(0 * x)) / 2)[:, 0].detach(), rtol=1e-11, atol=1e-13)
 
 
+def test_one_logit_with_its_own_loss():
+    """With w = 3 and p = 2 the loss of label t is w (−p t log σ(z) − (1 − t) log σ(−z))."""
+    net, x, x_ref = perceptron(5, 7, 1), drawn(4, 5), drawn(4, 5, seed=1)
+    loss = nn.BCEWithLogitsLoss(torch.tensor([3.0]).double(), pos_weight=torch.tensor([2.0]).double())
+    targets = torch.tensor([0, 1, 0, 1])
+    found = dv.DeepLIFT(baseline=x_ref).attribute(dv.Task(net, output=dv.loss, loss=loss), x, targets)
+
+    def measured(x: Tensor) -> Tensor:
+        z = net(x)[:, 0]
+        return -3 * torch.where(targets == 1, 2 * z.sigmoid().log(), (-z).sigmoid().log()).detach()
+
+    torch.testing.assert_close(found.change, measured(x) - measured(x_ref), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(found.values.sum(1), found.change, rtol=1e-12, atol=1e-13)
+
+
 @RULES
 def test_several_draws_are_averaged(rule: str):
     net, x, draws = perceptron(5, 7, 3), drawn(6, 5), drawn(4, 5, seed=1)
@@ -198,11 +213,20 @@ def test_checks_count_the_calls_of_each_rule():
     model, x = Net().double(), drawn(2, 5)
     checks = dv.DeepLIFT("reveal-cancel").attribute(model, x).checks
     assert {name: count.tolist() for name, count in checks.items()} == {
-        "reveal-cancel calls": [1, 1],
         "rescale calls": [2, 2],
+        "reveal-cancel calls": [1, 1],
         "product calls": [1, 1],
+        "maximum calls": [0, 0],
     }
     assert dv.DeepLIFT().attribute(model, x).checks["rescale calls"].tolist() == [3, 3]
+
+
+def test_outputs_measured_together_may_call_for_different_rules():
+    net, x = perceptron(5, 3), drawn(4, 5)
+    for outputs in ((dv.logit, dv.margin), (dv.margin, dv.logit)):
+        both = dv.DeepLIFT().attribute(dv.Task(net, output=outputs), x, 0)
+        expected = [[float(output is dv.margin)] * 4 for output in outputs]  # its log of a sum of exponentials
+        assert both.checks["rescale calls"].tolist() == expected
 
 
 def test_batch_norm_is_part_of_the_operation_that_reveal_cancel_sees():
@@ -232,6 +256,35 @@ def test_only_what_the_baseline_names_is_shared():
     torch.testing.assert_close(one, 2 * both.values["1"])
     with pytest.raises(ValueError, match="`baseline` names '2', whose whole numbers"):
         dv.DeepLIFT(baseline={"2": 0}).attribute(Two(), (x, y, ids), 0)
+
+
+def test_what_the_baseline_does_not_name_is_the_same_on_both_passes():
+    """The model writes to it, on copies of its own."""
+
+    class Writes(nn.Module):
+        def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+            ids += 1
+            return (x * y.mul_(2) * ids[:, None]).relu()
+
+    x, y, ids = drawn(3, 4), drawn(3, 4, seed=1), torch.arange(3)
+    expected = (x * 2 * y * (ids + 1)[:, None]).relu()[:, 0]
+    found = dv.DeepLIFT(baseline={"0": 0}).attribute(Writes(), (x, y, ids), 0)
+    torch.testing.assert_close(found.values[:, 0], expected, rtol=1e-12, atol=1e-14)
+    assert torch.equal(y, drawn(3, 4, seed=1)) and torch.equal(ids, torch.arange(3))
+
+
+def test_numbers_that_are_none_are_named_by_their_samples():
+    class Logarithm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :3].log()
+
+    x = drawn(5, 5).abs()
+    x[3, 4] = torch.nan  # the output does not see it
+    with pytest.raises(dv.NonFiniteError, match=r"DeepLIFT: scores of samples \[3\] are NaN"):
+        dv.DeepLIFT(baseline=1).attribute(Logarithm(), x, 0, batch_size=2)
+    x[3, 0] = 0
+    with pytest.raises(dv.NonFiniteError, match=r"the measured output is NaN or infinite for samples \[3\]"):
+        dv.DeepLIFT(baseline=1).attribute(Logarithm(), x, 0, batch_size=2)
 
 
 def test_settings_are_checked():

@@ -163,7 +163,39 @@ def test_it_prints_sizes_and_names():
     )
 
 
+class Text(nn.Module):
+    """Takes what tokenisers return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.drop = nn.Embedding(9, 5), nn.Dropout(0.5)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return (self.drop(self.embedding(input_ids)) * attention_mask[:, :, None]).sum(1)
+
+
+def test_candidates_are_whatever_their_encoder_takes():
+    text = Text().double().train()
+    ids, mask = torch.arange(8).reshape(2, 4), torch.ones(2, 4, dtype=torch.int64)
+    with torch.no_grad():
+        embeddings = text.eval()(ids, mask)
+    text.train()
+    expected = dv.DualEncoder(embeddings, 0 * embeddings).attribute(A_TOWER, A).values
+    words = {"first": 0, "second": 1, "nothing": 2}
+    rows = torch.cat([embeddings, 0 * embeddings[:1]])
+    for others, reference, encoder in (
+        ({"input_ids": ids, "attention_mask": mask}, {"input_ids": ids[:1], "attention_mask": 0 * mask[:1]}, text),
+        ((ids, mask), (ids[:1], 0 * mask[:1]), text),
+        (["first", "second"], ["nothing"], lambda texts: rows[[words[text] for text in texts]]),
+    ):
+        found = dv.DualEncoder(others, reference, encoder=encoder).attribute(A_TOWER, A)
+        torch.testing.assert_close(found.values, expected, rtol=1e-12, atol=1e-14)
+    assert text.training
+
+
 def test_what_it_refuses():
+    with pytest.raises(TypeError, match="`others` must be embeddings .* they are of type list"):
+        dv.DualEncoder(["a caption"], 0.0).attribute(A_TOWER, A)
     with pytest.raises(ValueError, match="choose from 'dot' and 'cosine'"):
         unchecked(dv.DualEncoder, others=B, reference=B, similarity="l2")
     with pytest.raises(ValueError, match=r"`others` have embeddings of shape \(5,\); expected \(candidate, dim\)"):

@@ -191,7 +191,7 @@ def test_terms_are_averaged_over_several_baselines():
 @pytest.mark.parametrize("form", ["orders", "segments"])
 def test_networks_of_relus_have_no_orders_and_say_so(form: str):
     model, x = Smooth(torch.relu).eval(), points(4, 6)
-    with pytest.warns(DualViewWarning, match="piecewise linear or has kinks"):
+    with pytest.warns(DualViewWarning, match="piecewise linear, has kinks"):
         found = dv.Taylor(form, steps=200).attribute(model, x, targets=1)
     split = dv.Taylor(steps=200).attribute(model, x, targets=1)
     assert list(found.split) == list(split.split) and torch.equal(found.values, split.values)

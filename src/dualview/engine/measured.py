@@ -62,7 +62,7 @@ class Measured:
     ) -> None:
         self.task, self.start, self.size, self.differentiable = task, start, size, differentiable
         self.device = device_of(task.model)
-        self.inputs: Inputs = map_tensors(lambda tensor: tensor.to(self.device), inputs)
+        self.inputs: Inputs = map_tensors(self._own, inputs)
         self.num_samples = num_rows(inputs)
         self.total = self.num_samples if total is None else total
         self._targets = targets
@@ -76,17 +76,19 @@ class Measured:
 
     def see(self, raw: Float[Tensor, "sample logit"]) -> None:
         """Take the model's raw outputs on the inputs as they are, where a method has made them anyway."""
-        self.raw = raw.detach()
+        self.raw = self._detached(raw)
 
     @cached_property
     def raw(self) -> Float[Tensor, "sample logit"]:
         """The model's raw outputs on the inputs as they are: one forward pass."""
-        chunks = [self._outputs(rows, {}) for rows in self.chunks(len(self))]
-        return torch.cat(chunks).detach()
+        chunks = [self.outputs(rows, {}) for rows in self.chunks(len(self))]
+        return self._detached(torch.cat(chunks))
 
     @cached_property
     def predicted(self) -> Int[Tensor, " sample"]:
-        """The output column that the network prefers for each sample."""
+        """The output column that the network prefers for each sample; of a regression the one that is explained."""
+        if self.task.problem == "regression" and self._targets is not None:
+            return self.columns
         return self.task.predicted(self.raw)
 
     @cached_property
@@ -100,7 +102,7 @@ class Measured:
     @cached_property
     def values(self) -> Float[Tensor, " sample"]:
         """The measured output of each sample as it is."""
-        return self._measure(self.raw, self.samples)
+        return self.measure(self.raw, self.samples)
 
     @cached_property
     def parts(self) -> Parts:
@@ -134,12 +136,12 @@ class Measured:
 
     def at(self, samples: Int[Tensor, " row"], parts: Parts) -> Float[Tensor, " row"]:
         """Return f for rows whose inputs, or activations, are replaced in part."""
-        return self._measure(self._outputs(samples, parts), samples)
+        return self.measure(self.outputs(samples, parts), samples)
 
     def gradients(self, samples: Int[Tensor, " row"], parts: Parts) -> tuple[Float[Tensor, " row"], Parts]:
         """Return f and its gradient with respect to the parts that were put in, shaped like them."""
         with torch.enable_grad():
-            leaves = {place: part.detach().requires_grad_() for place, part in parts.items()}
+            leaves = {place: self._leaf(part) for place, part in parts.items()}
             values = self.at(samples, leaves)
             return self._detached(values), self._derivatives(values, leaves)
 
@@ -150,34 +152,34 @@ class Measured:
         held: Parts = {}
 
         def hold(site: Site, activation: Tensor) -> Tensor:
-            held[site] = activation if activation.requires_grad else activation.detach().requires_grad_()
+            held[site] = activation if activation.requires_grad else self._leaf(activation)
             return held[site].clone()  # what follows may write in place
 
         with torch.enable_grad():
             acts = {site: partial(hold, site) for site in sites}
-            values = self._measure(self._outputs(samples, parts, acts), samples)
+            values = self.measure(self.outputs(samples, parts, acts), samples)
             gradients = self._derivatives(values, held)
         return self._detached(values), {site: self._detached(held[site]) for site in held}, gradients
 
     def activations(self, sites: Iterable[Site], samples: Int[Tensor, " row"], parts: Parts) -> Parts:
-        """Return the activations at these sites, without a graph."""
+        """Return the activations at these sites."""
         seen: Parts = {}
 
         def see(site: Site, activation: Tensor) -> Tensor:
-            seen[site] = activation.detach().clone()
+            seen[site] = self._detached(activation).clone()
             return activation
 
-        with torch.no_grad():
-            self._outputs(samples, parts, {site: partial(see, site) for site in sites})
+        with torch.set_grad_enabled(self.differentiable):
+            self.outputs(samples, parts, {site: partial(see, site) for site in sites})
         return seen
 
-    def _outputs(
+    def outputs(
         self,
         samples: Tensor,
         parts: Parts,
         acts: Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
     ) -> Tensor:
-        """Run the model; what a site is replaced by comes before what looks at it."""
+        """Return the raw outputs "row logit"; what a site is replaced by comes before what looks at it."""
         model = self.task.model
         taken = {
             place: parts[place] if place in parts else tensor[samples]
@@ -193,7 +195,8 @@ class Measured:
                 output = call_model(model, inputs)
         return logits_of(output, len(samples))
 
-    def _measure(self, raw: Tensor, samples: Tensor) -> Tensor:
+    def measure(self, raw: Tensor, samples: Tensor) -> Tensor:
+        """Return f "row" of raw outputs "row logit"."""
         one_logit = self.task.problem == "classification" and raw.shape[1] == 1
         values = self.task.measure(self.task.logits(raw), self.columns[samples], one_logit=one_logit)
         if values.shape != (len(samples),):
@@ -215,6 +218,14 @@ class Measured:
             values.sum(), list(leaves.values()), create_graph=self.differentiable, materialize_grads=True
         )
         return dict(zip(leaves, found, strict=True))
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """Return an input on the model's device, without the caller's graph and not of its inference mode."""
+        return (tensor.clone() if tensor.is_inference() else tensor.detach()).to(self.device)
+
+    def _leaf(self, part: Tensor) -> Tensor:
+        """Return what to differentiate by: an activation that is a function of the weights stays one."""
+        return part if self.differentiable and part.requires_grad else part.detach().requires_grad_()
 
     def _detached(self, tensor: Tensor) -> Tensor:
         return tensor if self.differentiable else tensor.detach()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -49,7 +48,7 @@ class Players:
         total = first.new_zeros(len(first), self.count + 1)
         for place, mask in self.masks.items():
             index = mask.to(first.device).flatten() % (self.count + 1)  # −1 is the last column
-            total = total.index_add(1, index, values[place].flatten(1))
+            total = total.index_add(1, index, values[place].reshape(len(first), -1))
         return total[:, :-1]
 
     def spread(self, scores: Float[Tensor, "row player"], *, shared: bool) -> Parts:
@@ -102,6 +101,9 @@ def as_players(players: Any, parts: Mapping[str, Tensor]) -> Players:
     given = players if isinstance(players, Mapping) else dict.fromkeys(parts, players)
     if not isinstance(players, Mapping) and len(parts) > 1:
         raise ValueError(f"the model takes several inputs: give `players` as a map from {', '.join(map(repr, parts))}")
+    strangers = [place for place in given if place not in shapes]
+    if strangers:
+        raise ValueError(f"`players` name {strangers[0]!r}; what can be absent is {', '.join(map(repr, shapes))}")
     masks = {place: _mask(given.get(place, -1), shape, place) for place, shape in shapes.items()}
     found = torch.cat([mask.flatten() for mask in masks.values()])
     count = int(found.max()) + 1
@@ -127,7 +129,13 @@ def _numbered(shape: torch.Size, players: Pixels | Patches | None) -> Tensor:
 
 def _mask(given: Any, shape: torch.Size, place: str) -> Tensor:
     name = f"`players`[{place!r}]" if place else "`players`"
-    mask = torch.as_tensor(np.asarray(given) if not isinstance(given, Tensor) else given)
+    try:
+        mask = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{name} must be None, Pixels(), Patches(size), or whole numbers shaped like one sample's input; they are "
+            f"{given!r}"
+        ) from None
     if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
         raise ValueError(f"{name} must be whole numbers, one for each player; they are {mask.dtype}")
     try:

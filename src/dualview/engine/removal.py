@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from dualview.engine.batches import as_inputs, tensors_in
+from dualview.engine.batches import as_inputs, num_rows, tensors_in
 from dualview.engine.datasets import as_samples, is_data_set
 from dualview.engine.measured import Measured, Parts
 
@@ -27,6 +27,16 @@ class Reference:
     """
 
     parts: Parts
+
+    @property
+    def places(self) -> list[Any]:
+        """What it stands in for."""
+        return list(self.parts)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples have the same references."""
+        return all(part.shape[0] == 1 for part in self.parts.values())
 
     @property
     def draws(self) -> int:
@@ -125,32 +135,80 @@ class Samples(Removal):
     def reference(self, measured: Measured) -> Reference:
         if not self._drawn:
             self._drawn.update(self._draw(measured))
-        missing = [place for place in measured.parts if place not in self._drawn]
-        if missing:
-            raise ValueError(f"`baseline` samples have no part {missing[0]!r}; they have {sorted(self._drawn)}")
-        parts = {}
-        for place, part in measured.parts.items():
-            drawn = self._drawn[place]
-            if drawn.shape[1:] != part.shape[1:]:
-                raise ValueError(_shape_message(drawn.shape[1:], part, place, "a sample of "))
-            parts[place] = drawn[None].to(part)
-        return Reference(parts)
+        return Reference({place: part[None] for place, part in _like(self._drawn, measured).items()})
 
     def _draw(self, measured: Measured) -> dict[str, Tensor]:
-        data = self.data
-        samples = as_samples(data, name="baseline") if is_data_set(data) else None
-        given = {} if samples is not None else tensors_in(as_inputs(data))
-        if samples is None and not given:
-            raise TypeError(f"`baseline` samples must be tensors or a data set; they are {type(data).__name__}")
-        total = len(samples) if samples is not None else len(next(iter(given.values())))
-        count = total if self.count is None else self.count
-        if not 1 <= count <= total:
-            raise ValueError(f"`count` is {count}; the baseline's data hold {total} samples")
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))[:count].sort().values
-        if samples is not None:
-            given = tensors_in(measured.task.split(samples.batch(order.tolist()))[0])
-            return {place: part for place, part in given.items() if part.ndim}
-        return {place: part[order] for place, part in given.items() if part.ndim}
+        pool = Pool(self.data)
+        count = len(pool) if self.count is None else self.count
+        if not 1 <= count <= len(pool):
+            raise ValueError(f"`count` is {count}; the baseline's data hold {len(pool)} samples")
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(self.seed))[:count].sort().values
+        return pool.read(order, measured)
+
+
+class Pool:
+    """Samples that references are drawn from, read a few at a time.
+
+    Args:
+        data: a tensor "sample ...", a batch as the model takes it, a data set or DataLoader.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self._samples = as_samples(data, name="baseline") if is_data_set(data) else None
+        self._parts = tensors_in(as_inputs(data)) if self._samples is None else {}
+        if self._samples is None and not self._parts:
+            raise TypeError(f"the samples of a baseline must be tensors or a data set; they are {type(data).__name__}")
+
+    def __len__(self) -> int:
+        return num_rows(self._parts) if self._samples is None else len(self._samples)
+
+    def __repr__(self) -> str:
+        return _described(self.data)
+
+    def read(self, positions: Int[Tensor, " row"], measured: Measured) -> dict[str, Tensor]:
+        """Return what the samples at these positions consist of, "row ..." by place."""
+        if self._samples is None:
+            parts, which = self._parts, positions
+        else:
+            found, which = positions.unique(return_inverse=True)
+            parts = tensors_in(measured.task.split(self._samples.batch(found.tolist()))[0])
+        return {place: part.detach()[which.to(part.device)] for place, part in parts.items() if part.ndim}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """References that are read from a pool when they are needed, so that memory does not grow with the draws.
+
+    Attributes:
+        pool: what they are drawn from.
+        measured: whose inputs they stand in for.
+        positions: "sample draw" in the pool, the first axis of length 1 where all samples share them.
+    """
+
+    pool: Pool
+    measured: Measured
+    positions: Int[Tensor, "sample draw"]
+
+    @property
+    def places(self) -> list[Any]:
+        """What they stand in for."""
+        return list(self.measured.parts)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples have the same references."""
+        return len(self.positions) == 1
+
+    @property
+    def draws(self) -> int:
+        """How many references each sample has; results are averaged over them."""
+        return self.positions.shape[1]
+
+    def rows(self, samples: Int[Tensor, " row"], draws: Int[Tensor, " row"]) -> Parts:
+        """Return the references "row ..." of some draws of some samples."""
+        positions = self.positions[samples.cpu() % len(self.positions), draws.cpu()]
+        return _like(self.pool.read(positions, self.measured), self.measured)
 
 
 @dataclass(frozen=True)
@@ -207,7 +265,7 @@ def _blurred_along(part: Tensor, sigma: Tensor, axis: int) -> Tensor:
     reach = max(1, int(4 * float(sigma.max()) + 0.5))
     offsets = torch.arange(-reach, reach + 1, device=part.device, dtype=part.dtype)
     width = sigma[:, None].clamp(min=torch.finfo(part.dtype).tiny ** 0.25)
-    kernels = torch.exp(-0.5 * (offsets / width) ** 2)
+    kernels = torch.exp(-0.5 * (offsets / width) ** 2) * (offsets.abs() <= (4 * width + 0.5).floor().clamp(min=1))
     kernels = kernels / kernels.sum(1, keepdim=True)
     rows = moved.reshape(1, len(part), -1, moved.shape[-1]).flatten(1, 2)  # "1 row·line place"
     lines = rows.shape[1] // len(part)
@@ -218,7 +276,7 @@ def _blurred_along(part: Tensor, sigma: Tensor, axis: int) -> Tensor:
 
 def _placed(value: Any, like: Tensor, measured: Measured, place: str) -> Tensor:
     """Return a user's reference as "sample draw ..." with axes of length 1 where it does not vary."""
-    given = torch.as_tensor(value).detach().to(like)
+    given = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
     sample = like.shape[1:]
     own = measured.total if given.ndim == like.ndim and len(given) == measured.total else None
     if own is not None and given.shape[1:] == sample:
@@ -227,6 +285,18 @@ def _placed(value: Any, like: Tensor, measured: Measured, place: str) -> Tensor:
         return given.expand(sample)[None, None]
     except RuntimeError:
         raise ValueError(_shape_message(given.shape, like, place, "")) from None
+
+
+def _like(drawn: Mapping[str, Tensor], measured: Measured) -> Parts:
+    """Return samples of a baseline's data as the inputs are: the same places, shapes, precision and device."""
+    parts = {}
+    for place, part in measured.parts.items():
+        if place not in drawn:
+            raise ValueError(f"the baseline's samples have no part {place!r}; they have {sorted(drawn)}")
+        if drawn[place].shape[1:] != part.shape[1:]:
+            raise ValueError(_shape_message(drawn[place].shape[1:], part, place, "a sample of "))
+        parts[place] = drawn[place].to(part)
+    return parts
 
 
 def _shape_message(shape: Sequence[int], like: Tensor, place: str, what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -66,11 +67,13 @@ def as_site(model: nn.Module, site: Site | str) -> Site:
     """Accept a place inside a model: a `Site`, or a module's name for the output of its first call.
 
     Raises:
-        ValueError: there is no such module; the error lists near names.
+        ValueError: there is no such module (the error lists near names), or calls are not counted from 0.
     """
     found = Site(site, "output") if isinstance(site, str) else site
     if not isinstance(found, Site) or found.side not in ("input", "output"):
         raise TypeError(f"`site` must be a module's name or a Site such as Site('layer4', 'output'); it is {site!r}")
+    if found.call < 0:
+        raise ValueError(f"`site` has call={found.call}; a module's calls are counted from 0")
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     if found.module not in names:
         near = difflib.get_close_matches(found.module, names, n=5, cutoff=0.4) or [name for name in names if name][:10]
@@ -84,7 +87,8 @@ def intercepted(model: nn.Module, act: dict[Site, Callable[[Tensor], Tensor]]) -
     """Let the tensor at each site pass through a function, which may look at it or put another in its place.
 
     Raises:
-        ValueError: a site was not reached in the one forward pass inside, or holds not exactly one tensor.
+        ValueError: a site was not reached in the one forward pass inside, or holds not exactly one tensor of
+            floating-point numbers.
     """
     calls = dict.fromkeys(act, 0)
 
@@ -92,7 +96,13 @@ def intercepted(model: nn.Module, act: dict[Site, Callable[[Tensor], Tensor]]) -
         calls[site] += 1
         if calls[site] != site.call + 1:
             return value
-        return _replaced(value, _only_tensor(_listed(value), site), act[site])
+        tensor = _only_tensor(_listed(value), site)
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"the {site.side} of module {site.module!r} holds {tensor.dtype}; a site needs floating-point numbers: of "
+                "an embedding take the output"
+            )
+        return _replaced(value, tensor, act[site])
 
     def at_input(site: Site) -> Callable[..., Any]:
         return lambda _module, args, kwargs: passed(site, (args, kwargs))
@@ -116,7 +126,8 @@ def intercepted(model: nn.Module, act: dict[Site, Callable[[Tensor], Tensor]]) -
 def _listed(value: Any) -> list:
     if isinstance(value, (tuple, list)):
         return [leaf for part in value for leaf in _listed(part)]
-    return [leaf for part in value.values() for leaf in _listed(part)] if isinstance(value, dict) else [value]
+    named = value if isinstance(value, dict) else _fields(value)
+    return [leaf for part in named.values() for leaf in _listed(part)] if named else [value]
 
 
 def _replaced(value: Any, tensor: Tensor, act: Callable[[Tensor], Tensor]) -> Any:
@@ -129,7 +140,14 @@ def _replaced(value: Any, tensor: Tensor, act: Callable[[Tensor], Tensor]) -> An
         return type(value)(_replaced(part, tensor, act) for part in value)
     if isinstance(value, dict):  # transformers' outputs are mappings that rebuild themselves from one
         return type(value)({key: _replaced(part, tensor, act) for key, part in value.items()})
+    if _fields(value):
+        return dataclasses.replace(value, **{key: _replaced(part, tensor, act) for key, part in _fields(value).items()})
     return value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass instance; of anything else none."""
+    return vars(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else {}
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module:
@@ -155,5 +173,8 @@ def describe_linears(model: nn.Module) -> str:
 def _only_tensor(values: list, site: Site) -> Tensor:
     tensors = [value for value in values if isinstance(value, Tensor)]
     if len(tensors) != 1:
-        raise ValueError(f"the {site.side} of module {site.module!r} holds {len(tensors)} tensors; a site needs one")
+        raise ValueError(
+            f"the {site.side} of module {site.module!r} holds {len(tensors)} tensors; a site needs one: take its other "
+            "side, or a module inside or behind it"
+        )
     return tensors[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,8 +19,9 @@ from dualview.engine.coalitions import coalition_values, moving
 from dualview.engine.datasets import input_batches
 from dualview.engine.isolation import untouched
 from dualview.engine.measured import Measured, Parts, one_each
+from dualview.engine.path import ends
 from dualview.engine.players import Players, as_players
-from dualview.engine.removal import Constant, Reference
+from dualview.engine.removal import Constant, Reference, Removal
 from dualview.engine.task import Task, as_task
 from dualview.features import _effects
 from dualview.features._attribution import FeatureAttribution
@@ -33,10 +35,9 @@ if TYPE_CHECKING:
 Family = Literal["derivatives", "coalitions"]
 
 KEPT = 0.05  # a principle that is missed by no more is kept
-KINKED = 0.1  # share of the gradient's change that curvature misses: beyond, derivatives mean nothing
 MOST_EFFECTS = 4096
 TRIED = 3  # effects that are added to the network to see whether the method is linear in it
-LINEAR = 1e-3
+FAINT = 1e-3  # of the scores: what a method gives an effect is no less, for the test whether it is linear
 
 
 class Principle(NamedTuple):
@@ -72,9 +73,9 @@ class Allocation:
         weights: "test player effect", what the player gets of the effect, as a share.
         scores: "test player", the method's own scores.
         change: "test", f(x) − f(b).
-        additivity: "test", by how much the method misses a(f + g) = a(f) + a(g) for effects g of size 1, as
-            a share of a(g), or of 1 where that is less: where it is not about 0 the weights depend on f, and the probed ones need not be those
-            on this network. NaN where it was not probed.
+        additivity: "test", by how much the method misses a(f + g) = a(f) + a(g) for effects g of size 1, as a
+            share of a(g), or of a thousandth of a(f) where that is more. Where it is not about 0 the weights
+            depend on f, and the probed ones need not be those on this network. NaN where it was not probed.
         players: which player each number of the input belongs to.
         targets: "test", the output columns.
     """
@@ -108,11 +109,15 @@ class Allocation:
 
     @property
     def fidelity(self) -> Float[Tensor, "test 2"]:
-        """Pearson correlation of own and expressed scores over players, and |own − expressed| / |own|."""
+        """Pearson correlation of own and expressed scores over players, and |own − expressed| / |own|.
+
+        The first is NaN where either is the same for all players.
+        """
         own, other = self.scores.double(), self.expressed.double()
         a, b = own - own.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
         correlation = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-        return torch.stack([correlation, (own - other).norm(dim=1) / own.norm(dim=1)], dim=1)
+        left = (own - other).norm(dim=1)
+        return torch.stack([correlation, torch.where(left > 0, left / own.norm(dim=1), 0.0)], dim=1)
 
     def by_kind(self) -> dict[str, Float[Tensor, "test player"]]:
         """Return each player's score by the kind of effect that it comes from; the terms add up to `scores`."""
@@ -201,6 +206,8 @@ def allocated(
         raise ValueError(f"`family` is {family!r}; choose from 'auto', 'derivatives' and 'coalitions'")
     if not 1 <= order <= 4:
         raise ValueError(f"`order` is {order}; expected 1 to 4")
+    if not isinstance(method, FeatureMethod):
+        raise TypeError(f"`method` must be a feature method such as IntegratedGradients(); it is {method!r}")
     task = as_task(task)
     native = attributed(method, method.explain, task, inputs, targets, batch_size)
     if native.site is not None or native.outputs:
@@ -217,6 +224,8 @@ def allocated(
     families = {one.family for one in found}
     if len(families) > 1:  # one kink anywhere: differences hold everywhere
         return allocated(taylor, method, task, inputs, targets, "coalitions", order, batch_size)
+    if len({one.how for one in found}) > 1:  # a method that refuses one sample's effects is fitted on all
+        found = [_as_fitted(one) for one in found]
     names = ("amounts", "weights", "scores", "change", "additivity", "targets")
     return dataclasses.replace(found[0], **{name: torch.cat([getattr(one, name) for one in found]) for name in names})
 
@@ -225,10 +234,10 @@ def _of_batch(
     taylor: Taylor, method: FeatureMethod, measured: Measured, native: FeatureAttribution, family: str, order: int
 ) -> Allocation:
     baseline, reference = _reference(taylor, method, measured)
-    players = as_players(taylor.players, {place: measured.parts[place] for place in reference.parts})
+    players = as_players(taylor.players, ends(measured, reference))
     reference = moving(measured, reference, players)
     if family == "auto":
-        kinked = bool((_effects.kinks(measured, reference) > KINKED).any())
+        kinked = bool((_effects.kinks(measured, reference) > _effects.KINKED).any())
         family = "coalitions" if kinked else "derivatives"
     effects = _listed(players.count, order, family)
     if family == "derivatives":
@@ -260,7 +269,7 @@ def _of_batch(
 def _reference(taylor: Taylor, method: FeatureMethod, measured: Measured) -> tuple[Any, Reference]:
     """Return the method's own baseline where it has a single one, else Taylor's, at its first draw."""
     own = getattr(method, "baseline", None)
-    if own is not None:
+    if isinstance(own, Removal):
         reference = own.reference(measured)
         if reference.draws == 1:
             return own, reference
@@ -269,16 +278,16 @@ def _reference(taylor: Taylor, method: FeatureMethod, measured: Measured) -> tup
 
 
 def _listed(count: int, order: int, family: str) -> list[Kappa]:
-    if family == "derivatives":
-        effects = _effects.monomials(count, order)
-    else:
-        effects = [kappa for k in range(1, order + 1) for kappa in itertools.combinations(range(count), k)]
-    if len(effects) > MOST_EFFECTS:
+    powers = family == "derivatives"
+    number = sum(math.comb(count + k - 1 if powers else count, k) for k in range(1, order + 1))
+    if number > MOST_EFFECTS:
         raise ValueError(
-            f"{count} players have {len(effects)} effects of up to order {order}, more than {MOST_EFFECTS}: give "
+            f"{count} players have {number} effects of up to order {order}, more than {MOST_EFFECTS}: give "
             "`players` that move together, or a lower order="
         )
-    return effects
+    if powers:
+        return _effects.monomials(count, order)
+    return [kappa for k in range(1, order + 1) for kappa in itertools.combinations(range(count), k)]
 
 
 def _dividends(measured: Measured, reference: Reference, players: Players, effects: Sequence[Kappa]) -> Tensor:
@@ -297,12 +306,18 @@ def _dividends(measured: Measured, reference: Reference, players: Players, effec
 
 
 def player_scores(found: FeatureAttribution, players: Players) -> Float[Tensor, "test player"]:
-    """Return a method's scores of these players: its own where it has the same ones, else sums over their numbers."""
-    own = found.players
-    if own is not None and all(torch.equal(own.masks.get(p, mask[:0]), mask) for p, mask in players.masks.items()):
-        return found.tables["players"]
-    values = found.values if isinstance(found.values, dict) else dict.fromkeys(players.masks, found.values)
-    full: Parts = {place: values[place].expand(-1, *mask.shape) for place, mask in players.masks.items()}
+    """Return a method's scores of these players: sums over their numbers.
+
+    Each of a method's own players, and each score that stands for a whole axis, is divided among its numbers.
+    """
+    if found.players is not None:
+        values = found.players.spread(found.tables["players"], shared=True)
+    else:
+        values = found.values if isinstance(found.values, dict) else dict.fromkeys(players.masks, found.values)
+    full: Parts = {}
+    for place, mask in players.masks.items():
+        own = values[place]
+        full[place] = own.expand(-1, *mask.shape) * (own[0].numel() / mask.numel())
     return players.sums(full)
 
 
@@ -335,16 +350,24 @@ def _probed(
         alone = asked(both, [width + len(effects)])  # the last column adds nothing
     except (NotImplementedError, ValueError):  # an operation without a rule, or a site that only the network has
         return None
-    apart = (together - alone - weights[tried]).abs().sum(1) / weights[tried].abs().sum(1).clamp(min=1)
-    return weights.T, float(apart.max())
+    apart = (together - alone - weights[tried]).abs().sum(1)
+    given = torch.maximum(weights[tried].abs().sum(1), FAINT * alone.abs().sum(1))
+    return weights.T, float((apart / given.clamp(min=torch.finfo(given.dtype).tiny)).max())
 
 
 def _with_baseline(method: FeatureMethod, start: Parts, measured: Measured) -> FeatureMethod:
-    """Return the method with this sample's baseline as a constant, where it has a single one."""
-    own = getattr(method, "baseline", None)
+    """Return the method with this sample's baseline as a constant, where it was given a single one."""
+    own = vars(method).get("baseline")
     if own is None or own.reference(measured).draws > 1:
         return method
     return dataclasses.replace(method, baseline=Constant(dict(start)))  # type: ignore[type-var]
+
+
+def _as_fitted(found: Allocation) -> Allocation:
+    weights = _fitted(found.scores, found.amounts, found.effects)
+    return dataclasses.replace(
+        found, how="fitted", weights=weights, additivity=torch.full_like(found.additivity, torch.nan)
+    )
 
 
 def _fitted(scores: Tensor, amounts: Tensor, effects: Sequence[Kappa]) -> Tensor:

@@ -35,8 +35,9 @@ class FeatureAttribution:
             place ("0", "mask"). With `site` they are shaped like the activations there.
         kind: "share" (scores and what was absorbed add up), "effect" or "similarity".
         measured: name of the measured output.
-        linearised: whether that output was replaced by its gradient at the network's logits.
-        lower_is_better: whether less of it speaks for the model (a loss).
+        linearised: whether that output was replaced by its gradient at the network's logits; of several
+            outputs one answer each.
+        lower_is_better: whether less of it speaks for the model (a loss); of several outputs one answer each.
         targets: "test", the output column each sample was explained for.
         predicted: "test", the network's predictions.
         method: how the method was set, as Python prints it.
@@ -62,8 +63,8 @@ class FeatureAttribution:
     values: Float[Tensor, ...] | dict[str, Tensor]
     kind: Kind
     measured: str
-    linearised: bool
-    lower_is_better: bool
+    linearised: bool | tuple[bool, ...]
+    lower_is_better: bool | tuple[bool, ...]
     targets: Int[Tensor, " test"]
     predicted: Int[Tensor, " test"]
     method: str
@@ -116,6 +117,8 @@ class FeatureAttribution:
         return self._mapped(
             lambda tensor: tensor[output],
             measured=self.outputs[output],
+            linearised=self.linearised[output],
+            lower_is_better=self.lower_is_better[output],
             outputs=(),
             account=self.accounts[output] if self.accounts else None,
             accounts=(),
@@ -157,7 +160,8 @@ class FeatureAttribution:
             f"{name} " * bool(name) + "×".join(map(str, part.shape[axes:])) + " features"
             for name, part in parts.items()
         )
-        measured = f"{self.measured}{' (linearised)' if self.linearised else ''}"
+        is_linearised = any(self.linearised) if isinstance(self.linearised, tuple) else self.linearised
+        measured = f"{self.measured}{' (linearised)' if is_linearised else ''}"
         return f"FeatureAttribution({len(self)} test, {shapes}; {self.kind} of {measured}, {self.method})"
 
     def _repr_png_(self) -> bytes | None:

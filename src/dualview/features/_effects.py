@@ -27,6 +27,8 @@ from dualview.engine.players import Players
 from dualview.engine.removal import Reference
 from dualview.ops.quadrature import quadrature
 
+KINKED = 0.1  # share of the gradient's change that curvature misses: beyond, orders above one mean nothing
+
 Kappa = tuple[int, ...]
 """A multiset of players in ascending order: (0, 0, 2) is t_0² t_2."""
 
@@ -108,8 +110,8 @@ def kinks(measured: Measured, reference: Reference, num_nodes: int = 16) -> Floa
     """Return which share of the gradient's change along the ray its second derivative does not account for.
 
     |∇f(x) − ∇f(b) − ∫ H(b + aΔ) Δ da| / |∇f(x) − ∇f(b)|, of the first draw: near 0 for smooth networks,
-    near 1 for piecewise linear ones, whose second derivative is zero wherever it exists. It costs
-    `num_nodes` products with the Hessian.
+    near 1 for piecewise linear ones, whose second derivative is zero wherever it exists. What rounding of the
+    gradients may leave counts as nothing. It costs `num_nodes` products with the Hessian.
     """
     nodes, weights = quadrature("gauss-legendre", num_nodes)
     found = []
@@ -125,7 +127,8 @@ def kinks(measured: Measured, reference: Reference, num_nodes: int = 16) -> Floa
             curved = curvature_along(measured, samples, at, way)
             missing = {place: missing[place] - weight * curved[place] for place in missing}
         size, left = _norm(change), _norm(missing)
-        found.append(torch.where(size > 0, left / size.clamp(min=torch.finfo(size.dtype).tiny), 0.0))
+        rounding = 64 * torch.finfo(size.dtype).eps * (_norm(before) + _norm(after))
+        found.append(torch.where(left > rounding, left / size, 0.0))
     return torch.cat(found)
 
 
@@ -216,7 +219,7 @@ def _further(start: Tensor, share: Tensor, way: Tensor) -> Tensor:
 
 
 def _norm(parts: Parts) -> Tensor:
-    return torch.stack([part.flatten(1).square().sum(1) for part in parts.values()]).sum(0).sqrt()
+    return torch.stack([part.reshape(len(part), -1).square().sum(1) for part in parts.values()]).sum(0).sqrt()
 
 
 def shared_gradients(

@@ -27,7 +27,7 @@ from dualview.engine.task import Task, as_task
 from dualview.errors import DualViewWarning, NonFiniteError
 from dualview.features._attribution import FeatureAttribution
 
-BATCH_BYTES = 4 * 2**20  # of inputs: a pass keeps every activation of its rows
+BATCH_BYTES = 2 * 2**20  # of inputs: a pass keeps every activation of its rows
 INCOMPLETE = 0.05  # of what should be shared: a larger error is warned of
 DISCARDED = "discarded change"  # the check that says what a method leaves out on purpose
 
@@ -59,6 +59,13 @@ class Explained:
 
 
 Explain = Callable[[Measured], Explained]
+
+
+class Instead(Exception):
+    """Raised where a batch shows that all have to be explained in another way, so that they have the same terms."""
+
+    def __init__(self, explain: Explain) -> None:
+        self.explain = explain
 
 
 class FeatureMethod(ABC):
@@ -125,9 +132,29 @@ def attributed(
         raise ValueError(f"{type(method).__name__} keeps no graph to the weights: differentiable=True needs another")
     task = as_task(task)
     outputs = task.output if isinstance(task.output, tuple) else (task.output,)
+    tasks = [dataclasses.replace(task, output=output) for output in outputs]
+    try:
+        found, seen = _explained(explain, task, tasks, inputs, targets, batch_size, differentiable, method)
+    except Instead as other:
+        found, seen = _explained(other.explain, task, tasks, inputs, targets, batch_size, differentiable, method)
+    results = [_result(method, single, inputs, parts, seen) for single, parts in zip(tasks, found, strict=True)]
+    return _stacked(results, Source.of(task, inputs)) if isinstance(task.output, tuple) else results[0]
+
+
+def _explained(
+    explain: Explain,
+    task: Task,
+    tasks: Sequence[Task],
+    inputs: Any,
+    targets: Any,
+    batch_size: int | None,
+    differentiable: bool,
+    method: FeatureMethod,
+) -> tuple[list[list[Explained]], list[Measured]]:
+    """Return what was found of each output's task in each batch, and the batches."""
     total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
     targets = one_each(targets, total)
-    found: list[list[Explained]] = [[] for _ in outputs]
+    found: list[list[Explained]] = [[] for _ in tasks]
     seen: list[Measured] = []
     start = 0
     with untouched(task.model), torch.set_grad_enabled(differentiable):
@@ -135,8 +162,7 @@ def attributed(
             stop = start + num_rows(batch)
             own = None if targets is None else targets[start:stop]
             size = batch_size or rows_per_pass(batch)
-            for k, output in enumerate(outputs):
-                single = dataclasses.replace(task, output=output)
+            for k, single in enumerate(tasks):
                 measured = Measured(
                     single, batch, own, start=start, total=total, size=size, differentiable=differentiable
                 )
@@ -146,11 +172,7 @@ def attributed(
                     seen.append(measured)
                 found[k].append(_checked(explain(measured), measured, method))
             start = stop
-    results = [
-        _result(method, dataclasses.replace(task, output=output), inputs, parts, seen)
-        for output, parts in zip(outputs, found, strict=True)
-    ]
-    return _stacked(results, Source.of(task, inputs)) if isinstance(task.output, tuple) else results[0]
+    return found, seen
 
 
 def rows_per_pass(batch: Any) -> int:
@@ -191,7 +213,8 @@ def _stacked(results: Sequence[FeatureAttribution], source: Source) -> FeatureAt
         split=together("split"),
         measured=" and ".join(result.measured for result in results),
         outputs=tuple(result.measured for result in results),
-        linearised=any(result.linearised for result in results),
+        linearised=tuple(result.linearised for result in results),
+        lower_is_better=tuple(result.lower_is_better for result in results),
         change=together("change"),
         completeness_error=together("completeness_error"),
         checks=together("checks"),
@@ -206,7 +229,7 @@ def _stacked(results: Sequence[FeatureAttribution], source: Source) -> FeatureAt
 def _checked(explained: Explained, measured: Measured, method: FeatureMethod) -> Explained:
     """Bring what was found to the CPU; refuse scores that are no numbers."""
     for place, part in explained.values.items():
-        bad = ~part.detach().isfinite().flatten(1).all(1)
+        bad = ~part.detach().isfinite().reshape(len(part), -1).all(1)
         if bool(bad.any()):
             rows = [measured.start + int(k) for k in bad.nonzero().flatten()]
             where = f" at {place!r}" if place else ""
@@ -231,7 +254,7 @@ def _result(
     first = parts[0]
     values = _joined([part.values for part in parts])
     change = None if first.change is None else torch.cat([_known(part.change) for part in parts])
-    sums = sum(part.flatten(1).sum(1) for part in values.values())
+    sums = sum(part.reshape(len(part), -1).sum(1) for part in values.values())
     place = next(iter(values))
     return FeatureAttribution(
         values=_alone(values),

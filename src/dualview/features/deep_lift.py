@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from dualview.engine.batches import with_parts
+from dualview.engine.batches import map_tensors, with_parts
 from dualview.engine.measured import Measured, Parts
 from dualview.engine.outputs import Kind
+from dualview.engine.propagation.difference_rules import RULES
 from dualview.engine.propagation.differences import Differences, differences
 from dualview.engine.removal import as_removal
 from dualview.features._method import Explained, FeatureMethod
@@ -66,19 +67,19 @@ class DeepLIFT(FeatureMethod):
             share = 1 / reference.draws
             values = {place: values.get(place, 0) + share * part for place, part in found.contributions.items()}
             change, calls = change + share * (found.values - found.reference_values), found.calls
-        checks = {f"{rule} calls": torch.full_like(change, count) for rule, count in calls.items()}
+        checks = {f"{rule} calls": torch.full_like(change, calls.get(rule, 0)) for rule in RULES}
         return Explained(values, change=change, checks=checks)
 
     def _against(self, measured: Measured, references: Parts) -> Differences:
         task = measured.task
 
         def outputs(parts: Parts) -> Tensor:
-            return task.forward(with_parts(measured.inputs, parts))
+            own = map_tensors(torch.clone, measured.inputs)  # the model may write to what `baseline` does not name
+            return task.forward(with_parts(own, parts))
 
         def measure(made: Tensor, raw: Tensor) -> Tensor:
             measured.see(made)  # the pass on the inputs makes them anyway
-            one_logit = task.problem == "classification" and raw.shape[1] == 1
-            return task.measure(task.logits(raw), measured.columns, one_logit=one_logit)
+            return measured.measure(raw, measured.samples)
 
         unfit = [place for place in references if place not in measured.parts]
         if unfit:

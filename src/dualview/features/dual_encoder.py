@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dualview.engine.batches import as_inputs, num_rows, tensors_in
-from dualview.engine.inputs import InputNumbers
+from dualview.engine.isolation import untouched
 from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
 from dualview.engine.removal import as_removal
@@ -65,9 +65,10 @@ class DualEncoder(FeatureMethod):
 
     Args:
         others: the candidates, as `encoder` takes them, or their embeddings "candidate dim".
-        reference: r_b, one for all candidates or one each: as `encoder` takes it, a batch, or embeddings.
-        encoder: a function or module, batch → embeddings "candidate dim"; None where embeddings were given. For one
-            network on both sides, the model itself.
+        reference: r_b, one for all candidates or one each: a batch as `encoder` takes it; without one embeddings.
+        encoder: a function of `others` as they are, or a module, which is called as the model is (a tuple by
+            position, a dict by name): embeddings "candidate dim". None where embeddings were given. For one network
+            on both sides, the model itself.
         similarity: "dot", or "cosine": all terms are divided by |e(a)| |e(b)| of the inputs as they are.
         baseline: r_a, as `IntegratedGradients` takes it.
         steps: nodes on the path from r_a to a.
@@ -166,10 +167,18 @@ class DualEncoder(FeatureMethod):
         return _Matching(**fields, others=others / norms, references=references / norms)
 
     def _embedded(self, name: str) -> Tensor:
-        given = getattr(self, name)
-        if self.encoder is not None:
-            return InputNumbers(self.encoder).rows(as_inputs(given)).detach()
-        return 1.0 * torch.as_tensor(given).detach()  # whole numbers have no norm
+        given, encoder = as_inputs(getattr(self, name)), self.encoder
+        if isinstance(encoder, nn.Module):
+            with untouched(encoder):
+                return Task(encoder).forward(given)
+        found = given if encoder is None else encoder(given)
+        try:
+            return 1.0 * torch.as_tensor(found).detach()  # whole numbers have no norm
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"`{name}` must be embeddings (candidate, dim), or what `encoder` makes such of; they are of type "
+                f"{type(found).__name__}"
+            ) from None
 
 
 def _shown(value: Any, encoder: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from dualview.engine.measured import Measured, Parts
 from dualview.engine.outputs import Kind
-from dualview.engine.path import Straight, integrate, reference_values
+from dualview.engine.path import Straight, ends, integrate, passes, reference_values
 from dualview.engine.removal import Reference, as_removal
 from dualview.engine.site import Site, as_site
 from dualview.features._method import Explained, FeatureMethod
@@ -33,7 +33,8 @@ class IntegratedGradients(FeatureMethod):
         site: a module's name (its output) or a `Site`: the path is then the straight line between the
             activations on the baseline and on the input, which are put in their place while the input stays.
 
-    Costs `steps` forward and backward passes a sample and draw, and a forward pass for each end.
+    Costs `steps` forward and backward passes a sample and draw, a forward pass a sample, and one for each
+    reference, shared or its own. At a site there is another forward pass for each end.
 
     Example:
         >>> scores = IntegratedGradients(baseline=Blur(10), steps=100).attribute(model, images)  # doctest: +SKIP
@@ -56,7 +57,7 @@ class IntegratedGradients(FeatureMethod):
     def explain(self, measured: Measured) -> Explained:
         reference = self.baseline.reference(measured)
         if self.site is None:
-            end = {place: measured.parts[place] for place in reference.parts}
+            end = ends(measured, reference)
         else:
             reference, end = at_site(measured, reference, as_site(measured.task.model, self.site))
         values = integrate(measured, Straight(reference, end, self.rule, self.steps))
@@ -66,9 +67,9 @@ class IntegratedGradients(FeatureMethod):
 def at_site(measured: Measured, reference: Reference, site: Site) -> tuple[Reference, Parts]:
     """Return the activations at a site: those on the references, and those on the inputs as they are."""
     end = [measured.activations([site], rows, {})[site] for rows in measured.chunks(len(measured))]
-    start = []
-    for pairs in measured.chunks(len(measured) * reference.draws):
-        rows = pairs // reference.draws
-        start.append(measured.activations([site], rows, reference.rows(rows, pairs % reference.draws))[site])
-    shaped = torch.cat(start).unflatten(0, (len(measured), reference.draws))
-    return Reference({site: shaped}), {site: torch.cat(end)}
+    start = [
+        measured.activations([site], rows, reference.rows(rows, draws))[site]
+        for rows, draws in passes(measured, reference.draws)
+    ]
+    drawn = torch.cat(start).unflatten(0, (reference.draws, len(measured)))
+    return Reference({site: drawn.transpose(0, 1)}), {site: torch.cat(end)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from dualview.engine.coalitions import coalition_values, moving
 from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
+from dualview.engine.path import ends
 from dualview.engine.players import Players, as_players
 from dualview.engine.removal import Reference, as_removal
 from dualview.engine.task import Task
 from dualview.errors import DualViewWarning
 from dualview.features import _effects
 from dualview.features._allocation import Allocation, allocated
-from dualview.features._method import Explained, FeatureMethod
+from dualview.features._method import Explained, FeatureMethod, Instead
 from dualview.games import exact
 
 Form = Literal["split", "orders", "segments", "pairs", "exact"]
@@ -28,7 +30,6 @@ FORMS: tuple[str, ...] = get_args(Form)
 MOST_ALONE = 4096  # players that are each put in alone: one forward pass for each
 MOST_PAIRED = 256
 LOBATTO = 8  # nodes of the polynomial along the ray: more would cost more digits than they give
-KINKED = 0.1  # share of the gradient's change that curvature misses: beyond, orders above one mean nothing
 
 Terms = dict[str, Tensor]
 """Named terms "sample player" that add up to each player's score."""
@@ -98,24 +99,26 @@ class Taylor(FeatureMethod):
         return hash(repr(self))
 
     def explain(self, measured: Measured) -> Explained:
+        return self._explain(measured, self.form)
+
+    def _explain(self, measured: Measured, form: str) -> Explained:
         reference = self.baseline.reference(measured)
-        players = as_players(self.players, {place: measured.parts[place] for place in reference.parts})
-        self._check(players)
+        players = as_players(self.players, ends(measured, reference))
+        _check(players, form)
         reference = moving(measured, reference, players)
         checks: dict[str, Tensor] = {}
-        form = self.form
-        if form in ("orders", "segments"):
+        if self.form in ("orders", "segments"):
             checks["kinks"] = _effects.kinks(measured, reference)
-            if bool((checks["kinks"] > KINKED).any()):
-                worst = float(checks["kinks"].max())
+            worst = float(checks["kinks"].max())
+            if form != "split" and worst > _effects.KINKED:
                 warnings.warn(
                     f"curvature misses {worst:.0%} of the gradient's change from baseline to input: the network is "
-                    "piecewise linear or has kinks, so orders above one mean nothing; the finite differences of "
-                    'form="split" are given instead',
+                    "piecewise linear, has kinks or saturates, so orders above one mean nothing; the finite "
+                    'differences of form="split" are given instead',
                     DualViewWarning,
-                    stacklevel=4,
+                    stacklevel=6,
                 )
-                form = "split"
+                raise Instead(partial(self._explain, form="split"))
         terms, tables, nobody = _FORMS[form](self, measured, reference, players)
         scores = torch.stack(list(terms.values())).sum(0)
         return Explained(
@@ -163,13 +166,14 @@ class Taylor(FeatureMethod):
         """
         return allocated(self, method, task, inputs, targets, family, order, batch_size)
 
-    def _check(self, players: Players) -> None:
-        most = {"split": MOST_ALONE, "pairs": MOST_PAIRED, "exact": exact.MOST_PLAYERS}.get(self.form)
-        if most is not None and players.count > most:
-            raise ValueError(
-                f"form={self.form!r} takes at most {most} players and there are {players.count}: give `players` that "
-                "move together, e.g. Patches(16) of an image or whole numbers for its segments"
-            )
+
+def _check(players: Players, form: str) -> None:
+    most = {"split": MOST_ALONE, "pairs": MOST_PAIRED, "exact": exact.MOST_PLAYERS}.get(form)
+    if most is not None and players.count > most:
+        raise ValueError(
+            f"form={form!r} takes at most {most} players and there are {players.count}: give `players` that "
+            "move together, e.g. Patches(16) of an image or whole numbers for its segments"
+        )
 
 
 Found = tuple[Terms, Terms, Tensor]  # terms, tables, f(b)

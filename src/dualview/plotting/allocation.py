@@ -10,7 +10,7 @@ import torch
 from dualview._display import shows
 from dualview.features._allocation import Allocation
 from dualview.plotting.explained import check_length, check_rows
-from dualview.plotting.words import class_phrase, percent
+from dualview.plotting.words import MINUS, class_phrase, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def allocation_figure(
         verdict = "unknown" if unknown else "kept" if one.kept else "missed"
         amount = "" if unknown else f" by {percent(one.missed)}" if not one.kept else f" to {percent(one.missed)}"
         facts.append(
-            (f"{one.name[0].upper()}{one.name[1:]}: {verdict}{amount} ({one.meaning})", INK if one.kept else AGAINST)
+            (f"{one.name[0].upper()}{one.name[1:]}: {verdict}{amount} ({one.meaning.replace('-', MINUS)})", INK if one.kept else AGAINST)
         )
     correlation, apart = (float(value) for value in allocation.fidelity[test])
     facts.append((f"Weights {allocation.how}; not expressed by them: {percent(apart)} of the scores.", QUIET))

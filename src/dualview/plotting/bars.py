@@ -15,6 +15,7 @@ ROOM = 3.6  # of the bars
 NAMES, VALUES, SCORES = 2.2, 1.0, 0.75  # most room of names, of values, and of the scores at the right
 ROW, BAR = 0.25, 0.15
 PALETTE = ("#0b5fa5", "#e08a1e", "#3f9c77", "#9a62a8", "#7d7d7d", "#c2b280", "#555555")
+LEFT_OVER = ("not expressed", "remainder", "beyond", "further terms")
 CHIP = 0.11
 
 
@@ -104,7 +105,7 @@ def draw_bars(panel: Panel, tones: tuple[str, str]) -> Figure:
 def palette(names: Sequence[str]) -> dict[str, str]:
     """Return a colour for each term; what is left over is grey."""
     colours = dict(zip(names, PALETTE, strict=False))
-    return {name: "#b9b9b9" if name in ("not expressed", "remainder", "beyond") else colours[name] for name in names}
+    return {name: "#b9b9b9" if name in LEFT_OVER else colours[name] for name in names}
 
 
 def _legend_lines(terms: Mapping[str, str], room: float) -> list[list[str]]:

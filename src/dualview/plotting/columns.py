@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dualview.features._attribution import FeatureAttribution
 from dualview.plotting.explained import check_length
@@ -14,6 +15,8 @@ from dualview.plotting.words import completeness_phrase, explained_title, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MOST_TERMS = 7  # that have colours of their own
 
 
 def columns_figure(
@@ -32,8 +35,7 @@ def columns_figure(
 
     values = part_of(attribution.values, input)[row].reshape(-1)
     check_length("names", names, len(values), "columns")
-    terms = {word(name): part_of(part, input)[row].reshape(-1) for name, part in attribution.split.items()}
-    terms = terms or {"score": values}
+    terms = {name: part[row].reshape(-1) for name, part in terms_of(attribution, input).items()} or {"score": values}
     given = _inputs(attribution, row, input, len(values))
     order = torch.argsort(values.abs(), descending=True, stable=True)
     shown = order[:k].tolist()
@@ -46,10 +48,12 @@ def columns_figure(
         for place in shown
     ]
     rest = order[k:]
-    if len(rest):
+    facts = [(sums_sentence(attribution, row, values), QUIET)]
+    if len(rest) and attribution.kind != "share":
+        facts.append((f"{len(rest)} smaller ones are not drawn.", QUIET))
+    elif len(rest):
         bars.append(Bar(f"{len(rest)} others", "", tuple(float(part[rest].sum()) for part in terms.values())))
     target = int(attribution.targets[row])
-    facts = [(f"The scores sum to {signed(float(values.sum()))}{completeness_phrase(attribution, row)}.", QUIET)]
     tones = (AGAINST, FOR) if attribution.lower_is_better else (FOR, AGAINST)
     panel = Panel(
         explained_title(int(attribution.predicted[row]), target, true_target, class_names),
@@ -62,6 +66,28 @@ def columns_figure(
     )
     with plain_style():
         return draw_bars(panel, tones)
+
+
+def sums_sentence(attribution: FeatureAttribution, row: int, values: Tensor) -> str:
+    """Say what one sample's scores, of all inputs or of the one that is drawn, add up to."""
+    if attribution.kind != "share":
+        return f"{'Similarities' if attribution.kind == 'similarity' else 'Effects'} do not add up."
+    total = signed(float(values.sum()))
+    if not isinstance(attribution.values, dict):
+        return f"The scores sum to {total}{completeness_phrase(attribution, row)}."
+    change = attribution.change
+    whole = "" if change is None else f", of a change from the baseline of {signed(float(change[row]))}"
+    return f"The scores of this input sum to {total}{whole}."
+
+
+def terms_of(attribution: FeatureAttribution, input: str | None) -> dict[str, Tensor]:
+    """Return the terms of one input's scores by their names in words, the last ones together if they are many."""
+    terms = {word(name): part_of(part, input) for name, part in attribution.split.items()}
+    if len(terms) <= MOST_TERMS:
+        return terms
+    names = list(terms)
+    further = torch.stack([terms[name] for name in names[MOST_TERMS - 1 :]]).sum(0)
+    return {**{name: terms[name] for name in names[: MOST_TERMS - 1]}, "further terms": further}
 
 
 def word(name: str) -> str:

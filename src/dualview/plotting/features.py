@@ -70,7 +70,8 @@ def features(
 ) -> Figure:
     """Draw samples with their scores: images beside heat maps, columns as bars, series as lines.
 
-    Every map is on a scale of its own. Scores that are sums of terms (`Taylor`) are drawn term by term.
+    Every map is on a scale of its own. Scores that are sums of terms (`Taylor`) are drawn term by term on images
+    and columns; of several inputs name one.
 
     Args:
         attribution: what `attribute` returned.
@@ -112,8 +113,8 @@ def features(
         true = None if true_targets is None else int(true_targets[row])
         draw = partial(columns_figure, k=k) if chosen == "bars" else series_figure
         return draw(attribution, row, input=input, names=names, class_names=class_names, true_target=true)
-    if attribution.split and isinstance(values, Tensor):
-        return split_figure(attribution, rows, display, class_names, true_targets)
+    if attribution.split and (isinstance(values, Tensor) or input is not None):
+        return split_figure(attribution, rows, input, display, class_names, true_targets)
     inputs: list[str | None] = [input] if isinstance(values, Tensor) or input is not None else [*values]
     blocks = []
     for row in rows:

@@ -9,9 +9,10 @@ import numpy as np
 
 from dualview.engine.batches import tensors_in
 from dualview.features._attribution import FeatureAttribution
+from dualview.plotting.columns import sums_sentence
 from dualview.plotting.explained import check_length
 from dualview.plotting.heatmap import Scale, part_of
-from dualview.plotting.words import completeness_phrase, explained_title, number, output_phrase, signed
+from dualview.plotting.words import explained_title, number, output_phrase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def series_figure(
 ) -> Figure:
     """Draw one sample's channels as lines, the score of each time step as the colour behind; see `features`."""
     from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_of, note_lines, notes_height
-    from dualview.plotting.style import INK, LINE, QUIET, SMALL, TEXT, Sheet, line_height, plain_style
+    from dualview.plotting.style import INK, LINE, QUIET, SMALL, TEXT, Sheet, line_height, plain_style, shorten
     from dualview.plotting.tiles import SCALE_HEIGHT, draw_scale
 
     scores = _lines(part_of(attribution.values, input)[row].detach().cpu().double().numpy())
@@ -43,7 +44,7 @@ def series_figure(
     title = explained_title(int(attribution.predicted[row]), target, true_target, class_names)
     subtitle = f"{attribution.method}, of the network’s {output_phrase(attribution, target, class_names)}. Test {row}."
     heading = heading_of(title, subtitle, width)
-    sums = f"The scores sum to {signed(float(scores.sum()))}{completeness_phrase(attribution, row)}."
+    sums = sums_sentence(attribution, row, part_of(attribution.values, input)[row])
     notes = note_lines([sums, "Colour behind a line: the score of that time step; below: the scores as bars."], width)
     each = PANEL + 0.43 + GAP
     body = len(scores) * each + 0.25 + SCALE_HEIGHT
@@ -54,7 +55,7 @@ def series_figure(
         for channel, line in enumerate(scores):
             name = f"channel {channel}" if names is None else str(names[channel])
             if len(scores) > 1 or names is not None:
-                sheet.text(MARGIN + NAMES, y - 0.02, name, size=SMALL, color=QUIET)
+                sheet.text(MARGIN + NAMES, y - 0.02, shorten(name, WIDTH, SMALL), size=SMALL, color=QUIET)
             y += line_height(SMALL) + 0.02
             axes = sheet.axes(MARGIN + NAMES, y, WIDTH, PANEL)
             steps = np.arange(len(line))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dualview.features._attribution import FeatureAttribution
-from dualview.plotting.columns import word
+from dualview.plotting.columns import sums_sentence, terms_of
 from dualview.plotting.explained import NO_SOURCE, source_shown
-from dualview.plotting.heatmap import Heated, Scale
-from dualview.plotting.words import completeness_phrase, explained_title, output_phrase, signed
+from dualview.plotting.heatmap import Heated, Scale, heat, part_of
+from dualview.plotting.words import explained_title, output_phrase, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,7 @@ SIDE, GAP = 1.75, 0.22
 def split_figure(
     attribution: FeatureAttribution,
     rows: Sequence[int],
+    input: str | None,
     display: Callable[[Any], Any] | None,
     class_names: Sequence[str] | None,
     true_targets: Sequence[int] | Tensor | None,
@@ -29,26 +30,25 @@ def split_figure(
     """Draw each sample beside its whole map and the maps of its terms; see `features`."""
     from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_of, note_lines, notes_height
     from dualview.plotting.style import QUIET, SMALL, TEXT, Sheet, line_height, plain_style, wrap
-    from dualview.plotting.tiles import SCALE_HEIGHT, draw_map, draw_sample, draw_scale
+    from dualview.plotting.tiles import NAMED, SCALE_HEIGHT, draw_map, draw_sample, draw_scale
 
-    assert isinstance(attribution.values, Tensor)
-    terms: dict[str, Tensor] = {"all together": attribution.values}
-    terms |= {word(name): part for name, part in attribution.split.items() if isinstance(part, Tensor)}
+    values = part_of(attribution.values, input)
+    terms = {"all together": values, **terms_of(attribution, input)}
     width = 2 * MARGIN + (len(terms) + 1) * (SIDE + GAP) - GAP
-    source = None if attribution.source is None else source_shown(attribution.source, display)
+    source = None if attribution.source is None else source_shown(attribution.source, display, input)
     blocks = []
     for row in rows:
         row = row % len(attribution)
         target, true = int(attribution.targets[row]), None if true_targets is None else int(true_targets[row])
         title = explained_title(int(attribution.predicted[row]), target, true, class_names)
         words = f"{attribution.method}, of the network’s {output_phrase(attribution, target, class_names)}. "
-        words += (
-            f"The scores sum to {signed(float(attribution.values[row].sum()))}{completeness_phrase(attribution, row)}."
-        )
+        words += sums_sentence(attribution, row, values[row])
         picture = NO_SOURCE if source is None else source.test_picture(row)
         blocks.append((row, heading_of(title, words, width), picture))
     notes = note_lines(["Maps of one sample share a scale. Grey beneath a map: the sample itself."], width)
-    above, below = line_height(TEXT) + 0.05, line_height(SMALL) + 0.12
+    drawn = heat(values[0])
+    above, named = line_height(TEXT) + 0.05, NAMED if drawn is not None and drawn.ndim == 1 else 0.0
+    below = named + line_height(SMALL) + 0.12
     each = above + SIDE + below + SCALE_HEIGHT + 0.25
     with plain_style():
         height = 2 * MARGIN + sum(heading.height + each for _, heading, _ in blocks) + notes_height(notes)
@@ -65,7 +65,7 @@ def split_figure(
                 sheet.text(x, y, wrap(name, SIDE, TEXT, 1, "bold")[0], weight="bold")
                 draw_map(sheet, heated, x, y + above, SIDE, scale)
                 total = float(list(terms.values())[place - 1][row].sum())
-                sheet.text(x, y + above + SIDE + 0.05, f"sums to {signed(total)}", size=SMALL, color=QUIET)
+                sheet.text(x, y + above + SIDE + named + 0.05, f"sums to {signed(total)}", size=SMALL, color=QUIET)
             draw_scale(sheet, MARGIN + SIDE + GAP, y + above + SIDE + below, SIDE * 2 + GAP, scale)
             y += each
         draw_notes(sheet, notes)

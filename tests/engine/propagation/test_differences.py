@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,6 +103,32 @@ def in_place(x: Tensor) -> Tensor:
     return buffer.pow_(2).clamp_(max=3)
 
 
+def written_over(x: Tensor) -> Tensor:
+    """What einsum and a maximum return are views to autograd."""
+    y = torch.einsum("bi,bi->bi", x @ W, x.tanh())
+    y /= 2
+    return y.relu_() + x.amax(1, keepdim=True).mul_(3)
+
+
+def unused(x: Tensor) -> Tensor:
+    """Constants are made anew on each pass, with NaN among them."""
+    known = torch.tensor([True, True, False, True, False, False])
+    return torch.where(known, x.relu(), torch.full((6,), torch.nan, dtype=x.dtype))[:, known]
+
+
+class Padded(nn.Module):
+    """An encoder with a padding mask, which asks torch whether nested tensors would do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.arange(5) >= torch.tensor([5, 3, 4, 2])[:, None]
+        return self.head(self.encoder(x, src_key_padding_mask=mask)[:, 0])
+
+
 def images(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten())
 
@@ -124,6 +151,10 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "residual": (Residual, IMAGE),
     "in place": (lambda: Made(in_place), VECTOR),
+    "written over": (lambda: Made(written_over), VECTOR),
+    "unused NaN": (lambda: Made(unused), VECTOR),
+    "indexed by numpy": (lambda: Made(lambda x: x.relu()[:, np.array([0, 2, 4])]), VECTOR),
+    "padded": (Padded, (4, 5, 8)),
     "attention with weights": (lambda: Attention(weights=True), (4, 5, 8)),
     "attention without": (lambda: Attention(weights=False), (4, 5, 8)),
     "scaled dot product": (lambda: Made(scaled_dot_product), SEQUENCE),
@@ -213,6 +244,17 @@ def test_the_batch_may_stand_anywhere():
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-13)
 
 
+def test_where_a_root_begins_on_both_passes_there_is_nothing_to_share():
+    """Padding is zero in input and baseline alike; the root's slope there is infinite, and its difference nothing."""
+    model = Made(lambda x: F.normalize(x) + x.norm(dim=1, keepdim=True) + x.std(1, keepdim=True))
+    x, x_ref = drawn(*VECTOR), drawn(*VECTOR, seed=1)
+    others = explained(model, x[1:], x_ref[1:]).contributions[""]
+    x[0], x_ref[0] = 0, 0
+    found = explained(model, x, x_ref).contributions[""]
+    assert (found[0] == 0).all()
+    torch.testing.assert_close(found[1:], others, rtol=1e-12, atol=1e-13)
+
+
 def test_weights_keep_their_gradients_and_the_model_its_hooks():
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU()).double()
     weights = copy.deepcopy(model.state_dict())
@@ -281,7 +323,7 @@ class Cubed(torch.autograd.Function):
 
 
 def test_what_ran_out_of_sight_is_found_by_the_sum():
-    with pytest.raises(ArithmeticError, match=r"of row 0 should add up to .* ran out of sight"):
+    with pytest.raises(ArithmeticError, match=r"of row 0 of a batch should add up to .* ran out of sight"):
         explained(Made(Cubed.apply), drawn(*VECTOR))
     with pytest.raises(ArithmeticError, match="try model.double"):
         explained(Made(Cubed.apply), drawn(*VECTOR).float())

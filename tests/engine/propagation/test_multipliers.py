@@ -47,6 +47,12 @@ def test_what_is_minus_infinite_on_both_sides_has_the_slope_of_the_limit():
     assert slope(torch.exp, minus, minus).item() == 0
 
 
+def test_where_nothing_differs_an_infinite_slope_counts_as_none():
+    zero = torch.zeros(1)
+    assert slope(torch.sqrt, zero, zero).item() == slope(torch.log, zero, zero).item() == 0
+    assert slope(torch.sqrt, zero + 1e-20, zero).item() == pytest.approx(1e10)
+
+
 def quadrature_of_largest(x: Tensor, x_ref: Tensor, steps: int) -> Tensor:
     """Return how often each is the largest at the middles of equal steps."""
     t = (torch.arange(steps, dtype=x.dtype) + 0.5) / steps

@@ -37,6 +37,16 @@ def cross_entropy(
     return F.nll_loss(log_softmax(input, 1 if input.ndim > 1 else 0), target, weight, *args, **kwargs)
 
 
+def binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    """Write `binary_cross_entropy_with_logits` as (1 - t) z - (1 + (p - 1) t) log sigmoid z; 0, 1, 2: none, mean, sum."""
+    positive = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+    losses = (1 - target) * input - positive * F.logsigmoid(input)
+    losses = losses if weight is None else losses * weight
+    return (losses, losses.mean(), losses.sum())[reduction]
+
+
 def attention(
     query: Tensor,
     key: Tensor,
@@ -287,6 +297,7 @@ DECOMPOSED: dict[Any, Callable[..., Any]] = {
     **_spelt(log_softmax, "log_softmax", torch, Tensor),
     **_spelt(softmax, "softmax", torch, Tensor),
     **_spelt(cross_entropy, "cross_entropy", F),
+    **_spelt(binary_cross_entropy, "binary_cross_entropy_with_logits", torch),
     **_spelt(attention, "scaled_dot_product_attention", F),
     **_spelt(product_and_sum, "addmm baddbmm", torch, Tensor),
     **_spelt(gated, "glu", torch._C._nn),  # pyright: ignore[reportAttributeAccessIssue]

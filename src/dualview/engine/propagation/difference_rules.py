@@ -143,8 +143,8 @@ class StandIn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stand_in: Tensor, value: list[Tensor]) -> Tensor:
-        """Return the value, listed so that autograd takes it for new."""
-        return value[0]
+        """Return the value, listed so that autograd takes it for new; what einsum makes is a view of something."""
+        return value[0].clone() if value[0]._is_view() else value[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -285,6 +285,9 @@ def batch_norm(half: Half) -> Tensor:
     return result
 
 
+RULES = ("rescale", "reveal-cancel", "product", "maximum")
+"""Names under which non-linear calls are counted."""
+
 EXACT = frozenset("relu hardtanh relu6 clamp clip clamp_min clamp_max threshold abs absolute".split())
 """Functions that hand on x, −x or a constant: their differences are without rounding."""
 
@@ -293,7 +296,7 @@ NATIVE = (linear, linear_in_one, dropout)
 
 _ANSWERS = """
     argmax argmin argsort nonzero count_nonzero any all equal allclose result_type is_nonzero detach item tolist numpy
-    __bool__ __float__ __int__ __index__ __array__ register_hook retain_grad
+    __bool__ __float__ __int__ __index__ __array__ register_hook retain_grad _nested_tensor_from_mask_left_aligned
 """
 QUESTIONS = frozenset(
     [getattr(owner, name) for name in _ANSWERS.split() for owner in (torch, Tensor) if hasattr(owner, name)]

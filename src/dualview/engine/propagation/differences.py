@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -258,11 +259,13 @@ def _check_alike(twin: Twin, mine: Twin) -> None:
 
 def _same(a: Any, b: Any) -> bool:
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return type(a) is type(b) and bool(a == b)
+        return type(a) is type(b) and (np.array_equal(a, b) if isinstance(a, np.ndarray) else bool(a == b))
     if a is b or a.layout != torch.strided:
         return a is b
-    same_memory = a.data_ptr() == b.data_ptr() and (a.shape, a.stride()) == (b.shape, b.stride())
-    return same_memory or (a.dtype == b.dtype and torch.equal(a, b))
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    same_memory = (a.data_ptr(), a.stride()) == (b.data_ptr(), b.stride())
+    return same_memory or bool(((a == b) | ((a != a) & (b != b))).all())  # NaN is NaN
 
 
 def _shown(value: Any) -> str:
@@ -282,20 +285,20 @@ def _check_complete(contributions: Parts, values: Tensor, reference_values: Tens
     Each call is complete to rounding, and roundings add up over calls and cancelling parts: tolerated is
     the third root of the unit in the last place (6e-6 in double, 5e-3 in single precision) of all that
     is added. What a call out of sight loses (a custom autograd.Function, a scripted block) is as a rule
-    of the size of the contributions themselves.
+    of the size of the contributions themselves. NaN is for the caller to find.
     """
     parts = [part.flatten(1) for part in contributions.values()]
     error = sum(part.sum(1) for part in parts) - (values - reference_values)
     scale = sum(part.abs().sum(1) for part in parts) + values.abs() + reference_values.abs()
-    bad = ~(error.abs() <= torch.finfo(values.dtype).eps ** (1 / 3) * scale)
+    bad = error.abs() > torch.finfo(values.dtype).eps ** (1 / 3) * scale
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         advice = "" if values.dtype == torch.float64 else " Rounding may be the cause: try model.double()."
         gap = float(values[row] - reference_values[row])
         raise ArithmeticError(
-            f"the contributions of row {row} should add up to f(x) − f(baseline) = {gap:.6g}; they miss it by "
-            f"{float(error[row]):.3g}. Something ran out of sight (a custom autograd.Function, a scripted or compiled "
-            f"block), or a number is NaN.{advice}"
+            f"the contributions of row {row} of a batch should add up to f(x) − f(baseline) = {gap:.6g}; they miss it "
+            f"by {float(error[row]):.3g}. Something ran out of sight (a custom autograd.Function, a scripted or "
+            f"compiled block): run plain Python instead.{advice}"
         )
 
 

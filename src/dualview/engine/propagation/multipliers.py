@@ -38,7 +38,7 @@ def slope(
         return found
     which = small.nonzero(as_tuple=True) if alike else ...
     gap, quotient, size = gap[which], found[which], y[which].abs() + y_ref[which].abs()
-    middle = derivative(f, x_ref[which] + gap.nan_to_num(0) / 2)
+    middle = derivative(f, x_ref[which] + gap.nan_to_num(0) / 2).nan_to_num(0, 0, 0)  # √ at 0: any number times 0
     agrees = ~((quotient - middle).abs() > gap.square() + 4 * eps * size / gap.abs())  # NaN as well: 0 / 0
     found[which] = torch.where(small[which] & agrees, middle, quotient)
     return found
