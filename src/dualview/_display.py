@@ -1,12 +1,24 @@
-"""Which function shows which type: `plotting` registers here, results only look here."""
+"""How settings are written, and which function shows which type: `plotting` registers here, results only look."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from typing import Any
 
 _SHOWN: dict[type, Callable[..., Any]] = {}
+
+
+def brief(value: Any) -> str:
+    """Write a dataclass as Python would, but only the fields that differ from their defaults."""
+    fields = [field for field in dataclasses.fields(value) if field.init]
+    own = {field.name: getattr(value, field.name) for field in fields}
+    missing = dataclasses.MISSING
+    needed = [f.name for f in fields if f.default is missing and f.default_factory is missing]
+    usual = type(value)(**{name: own[name] for name in needed})  # as its own __post_init__ writes them
+    shown = [name for name in own if name in needed or own[name] != getattr(usual, name)]
+    return f"{type(value).__name__}({', '.join(f'{name}={own[name]!r}' for name in shown)})"
 
 
 def shows(*types: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -46,6 +46,9 @@ def test_tokens_become_a_grid_row_by_row():
     assert as_maps(grid, None) is grid
     with pytest.raises(ValueError, match=r"tokens=\(3, 4\) need \(test, 12 or more, channel\)"):
         as_maps(tokens, (3, 4))
+    for wrong in ((), (0, 4), (-1, 2)):
+        with pytest.raises(ValueError, match="`tokens` is .*; expected the grid they make up"):
+            as_maps(tokens, wrong)
     with pytest.raises(ValueError, match=r"shape \(2, 3\); expected \(test, channel, height, width\)"):
         as_maps(torch.zeros(2, 3), None)
 

@@ -59,6 +59,7 @@ def test_what_is_spread_adds_up():
         (torch.tensor([0, 0, 2, 2, 2]), "without a gap"),
         (torch.full((4, 5), -1), "without a gap"),
         (dv.Patches(0), "`Patches` of size 0"),
+        ({"image": 0}, "name 'image'; what can be absent is ''"),
     ],
 )
 def test_what_it_refuses(players, message: str):
@@ -69,3 +70,9 @@ def test_what_it_refuses(players, message: str):
 def test_several_inputs_want_a_map():
     with pytest.raises(ValueError, match="give `players` as a map from 'a', 'b'"):
         as_players(torch.tensor([0, 1]), {"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)})
+
+
+@pytest.mark.parametrize("players", ["patches", [[0, 1], [2]]])
+def test_what_is_no_number_is_named(players):
+    with pytest.raises(TypeError, match="must be None, Pixels"):
+        as_players(players, IMAGE)

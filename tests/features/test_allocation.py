@@ -120,6 +120,51 @@ def test_a_method_that_is_not_linear_in_the_network_says_so():
     assert found.additivity.max() > 0.1 and found.fidelity[:, 1].max() > 0.1
 
 
+def test_variances_are_not_linear_however_small_they_are():
+    assert allocation(dv.SmoothGrad(noise=1e-4, statistic="variance")).additivity.min() > 0.01
+    assert allocation(dv.SmoothGrad(noise=1e-4)).additivity.max() < 1e-9
+
+
+@pytest.mark.parametrize("method", [dv.BlurIG(0.7, steps=20), dv.ExpectedGradients(points(6, 5, seed=8), draws=12)])
+def test_methods_with_baselines_of_their_own_are_expressed(method):
+    """From the input smoothed, or from the framework's baseline where the method has several."""
+    found = allocation(method, family="derivatives")
+    assert found.how == "probed" and (found.additivity < 1e-9).all()
+    torch.testing.assert_close(found.expressed, found.scores, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.left_out, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_scores_that_stand_for_several_numbers_count_once():
+    """Of occlusion each number of a pixel, and of GradCAM each colour, holds the whole score."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        model = nn.Sequential(*layers).double().eval()
+    x = points(2, 3 * 36).reshape(2, 3, 6, 6)
+    taylor = dv.Taylor(players=dv.Patches(3))
+    for method in (dv.Occlusion(dv.Pixels()), dv.GradCAM()):
+        scores = method.attribute(model, x, targets=0).values[:, 0]
+        expected = scores.reshape(2, 2, 3, 2, 3).sum((2, 4)).flatten(1)
+        found = taylor.allocation(method, model, x, targets=0, order=1)
+        torch.testing.assert_close(found.scores, expected, rtol=0, atol=1e-12)
+
+
+class Refusing(dv.IntegratedGradients):
+    """Explains no effect of the second sample."""
+
+    def explain(self, measured):
+        if measured.task.model is not CUBIC and bool((measured.parts[""][0] == X[1]).all()):
+            raise ValueError("no")
+        return super().explain(measured)
+
+
+def test_a_method_that_refuses_one_sample_is_fitted_on_all():
+    found = allocation(Refusing(B, steps=4), order=2, batch_size=2)
+    whole = allocation(Refusing(B, steps=4), order=2)
+    assert found.how == whole.how == "fitted" and bool(found.additivity.isnan().all())
+    torch.testing.assert_close(found.weights, whole.weights, rtol=0, atol=1e-10)
+
+
 def test_a_method_that_cannot_be_asked_is_fitted():
     """LRP has no rule for products: on a linear network one weight, 1, expresses it, and is called fitted."""
     with torch.random.fork_rng():
@@ -164,6 +209,8 @@ def test_what_cannot_be_is_refused():
         allocation(dv.Gradient(), order=0)
     with pytest.raises(ValueError, match="more than 4096"):
         dv.Taylor().allocation(dv.Gradient(), nn.Linear(200, 2).eval(), torch.ones(1, 200))
+    with pytest.raises(ValueError, match="more than 4096"):  # before any is listed: they are 4e22
+        dv.features._allocation._listed(10**6, 4, "derivatives")
     with pytest.raises(TypeError, match="scores of input features"):
         dv.Taylor().allocation(
             dv.IntegratedGradients(site="0"), nn.Sequential(nn.Linear(3, 3), nn.Tanh()).eval(), torch.ones(1, 3)

@@ -73,6 +73,39 @@ def test_a_saved_result_comes_back_whole(method, outputs, task: dv.Task, inputs,
     assert_same(found, again)
 
 
+def test_each_output_keeps_what_is_said_of_it(task: dv.Task, inputs, tmp_path: Path):
+    several = dataclasses.replace(task, output=(dv.logit, dv.loss))
+    found = dv.LRP("epsilon").attribute(several, inputs, targets=2)
+    found.save(tmp_path / "scores.safetensors")
+    for result in (found, found[[3, 1]], dv.FeatureAttribution.load(tmp_path / "scores.safetensors")):
+        logit, loss = result.of_output(0), result.of_output(1)
+        assert (logit.lower_is_better, loss.lower_is_better) == (False, True)
+        assert (logit.linearised, loss.linearised) == (False, True)
+
+
+def test_a_regression_with_several_columns_is_explained_for_one_of_them(task: dv.Task, inputs):
+    numbers = dv.Task(task.model, problem="regression")
+    found = dv.IntegratedGradients(steps=200).attribute(numbers, inputs, targets=3)
+    assert torch.equal(found.targets, torch.full((6,), 3)) and torch.equal(found.predicted, found.targets)
+    same = dv.IntegratedGradients(steps=200).attribute(task, inputs, targets=3)
+    assert torch.equal(found.values["row"], same.values["row"])
+    with pytest.raises(ValueError, match="give targets="):
+        dv.IntegratedGradients().attribute(numbers, inputs)
+
+
+def test_methods_print_what_differs_from_the_defaults():
+    for method, text in (
+        (dv.IntegratedGradients(), "IntegratedGradients()"),
+        (dv.IntegratedGradients(0.0, steps=50), "IntegratedGradients()"),
+        (dv.IntegratedGradients(dv.Blur(3), steps=7), "IntegratedGradients(baseline=Blur(sigma=3), steps=7)"),
+        (dv.Taylor("exact", players=dv.Patches(4)), "Taylor(form='exact', players=Patches(size=4))"),
+        (dv.Conductance("fc"), "Conductance(site='fc')"),
+        (dv.CrediblePath(), "CrediblePath()"),
+        (dv.Noise(count=3), "Noise(count=3)"),
+    ):
+        assert repr(method) == text and eval(text, vars(dv)) == method
+
+
 def test_another_file_is_refused(task: dv.Task, inputs, tmp_path: Path):
     path = tmp_path / "scores.safetensors"
     dv.Gradient().attribute(task, inputs).save(path)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dualview as dv
+from dualview.errors import NonFiniteError
 from tests.features.budget import counted, unchecked
 
 RULES = pytest.mark.parametrize("rule", ["rescale", "reveal-cancel"])
@@ -280,10 +281,10 @@ def test_numbers_that_are_none_are_named_by_their_samples():
 
     x = drawn(5, 5).abs()
     x[3, 4] = torch.nan  # the output does not see it
-    with pytest.raises(dv.NonFiniteError, match=r"DeepLIFT: scores of samples \[3\] are NaN"):
+    with pytest.raises(NonFiniteError, match=r"DeepLIFT: scores of samples \[3\] are NaN"):
         dv.DeepLIFT(baseline=1).attribute(Logarithm(), x, 0, batch_size=2)
     x[3, 0] = 0
-    with pytest.raises(dv.NonFiniteError, match=r"the measured output is NaN or infinite for samples \[3\]"):
+    with pytest.raises(NonFiniteError, match=r"the measured output is NaN or infinite for samples \[3\]"):
         dv.DeepLIFT(baseline=1).attribute(Logarithm(), x, 0, batch_size=2)
 
 

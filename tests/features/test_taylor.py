@@ -199,6 +199,53 @@ def test_networks_of_relus_have_no_orders_and_say_so(form: str):
     assert (dv.Taylor(form).attribute(Smooth().eval(), x, targets=1).checks["kinks"] < 0.01).all()
 
 
+def test_one_kink_anywhere_means_differences_everywhere():
+    """Batches and outputs have the same terms, though the first samples cross no kink."""
+    model = Smooth(torch.relu).eval()
+    x = torch.cat([1e-3 * points(2, 6), points(2, 6)])
+    task = dv.Task(model, output=(dv.logit, dv.margin))
+    split = dv.Taylor(steps=20).attribute(task, x, targets=1)
+    for form in ("orders", "segments"):
+        with pytest.warns(DualViewWarning, match="piecewise linear, has kinks"):
+            found = dv.Taylor(form, steps=20).attribute(task, x, targets=1, batch_size=2)
+        assert list(found.split) == list(split.split)
+        torch.testing.assert_close(found.values, split.values, rtol=0, atol=1e-12)
+        assert (found.checks["kinks"][0, :2] == 0).all() and (found.checks["kinks"][0, 2:] > 0.5).any()
+    wide = nn.Sequential(nn.Linear(5000, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    with pytest.warns(DualViewWarning), pytest.raises(ValueError, match="form='split' takes at most 4096"):
+        dv.Taylor("orders").attribute(wide, torch.linspace(-9, 9, 10000).reshape(2, 5000))
+
+
+def test_rounding_is_no_kink():
+    """So near to the baseline that the gradient, about 1, changes by 1e-6: a few units in its last place."""
+    model, x = Smooth(nn.functional.gelu).float().eval(), 1e-6 * points(8, 6).float()
+    measured = Measured(dv.Task(model), x, [0] * 8, size=8)
+    assert (_effects.kinks(measured, dv.Constant(0.0).reference(measured)) == 0).all()
+
+
+def test_one_number_a_sample_is_an_input_too():
+    class Product(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return torch.stack([a * b.sum(1), a], dim=1)
+
+    inputs = {"a": points(1, 4)[0], "b": points(4, 3)}
+    for form in ("split", "orders", "pairs", "exact"):
+        found = dv.Taylor(form).attribute(Product(), inputs, targets=0)
+        half = inputs["a"][:, None] * inputs["b"] / 2
+        torch.testing.assert_close(found.values["b"], half, **EXACT)
+        torch.testing.assert_close(found.values["a"], half.sum(1), **EXACT)
+    allocation = dv.Taylor().allocation(dv.Occlusion(), Product(), inputs, targets=0)
+    torch.testing.assert_close(allocation.scores[:, 0], 2 * half.sum(1), **EXACT)
+
+
+def test_numbered_players_are_values():
+    mask = torch.tensor([0, 1, 0, 2, 1])
+    method, twin = dv.Taylor(players=mask), dv.Taylor(players=mask.clone())
+    assert method == twin and hash(method) == hash(twin) and repr(method) == "Taylor(players=<tensor 5>)"
+    assert method != dv.Taylor(players=mask.flip(0)) and method != dv.Taylor(players={"a": mask}) != dv.Taylor()
+    assert dv.Occlusion({"a": mask}) == dv.Occlusion({"a": mask.clone()})
+
+
 def test_model_calls_are_as_stated():
     """split: `steps` + 1 gradients, and n + 1 forward passes besides the one for the prediction."""
     rows: list[int] = []
@@ -223,6 +270,9 @@ def test_what_cannot_be_is_refused():
         dv.Taylor("exact").attribute(wide, torch.ones(1, 21))
     with pytest.raises(ValueError, match="at most 4096 players"):
         dv.Taylor().attribute(nn.Linear(5000, 2).eval(), torch.ones(1, 5000))
+    embedded = nn.Bilinear(2, 2, 2).eval()
+    with pytest.raises(TypeError, match="'0', which holds whole numbers"):
+        dv.Taylor(baseline={"0": 0}).attribute(embedded, (torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2)), 0)
 
 
 def test_monomials_are_listed_once():

@@ -146,3 +146,57 @@ def test_what_cannot_be_drawn_is_refused(table: dv.Task):
     with pytest.raises(ValueError, match="of_output"):
         dv.plot(both)
     assert dv.plot(scores, [0, 1], form="maps").axes
+
+
+def test_many_terms_are_drawn_as_seven(table: dv.Task, faults: Faults):
+    scores = dv.Taylor("exact").attribute(table, draw(1, 8))
+    figure = dv.plot(scores)
+    assert {"alone", "size 6", "further terms"} <= set(words(figure)) and "size 7" not in words(figure)
+    assert faults(figure) == []
+    maps = dv.plot(scores, form="maps")
+    further = scores.split["size_7"] + scores.split["size_8"]
+    assert f"sums to {signed(float(further.sum()))}" in words(maps) and faults(maps) == []
+
+
+def test_effects_are_not_summed(table: dv.Task, faults: Faults):
+    scores = dv.Occlusion().attribute(table, draw(1, 8))
+    figure = dv.plot(scores, k=5)
+    assert "Effects do not add up." in words(figure) and "3 smaller ones are not drawn." in words(figure)
+    assert "sum to" not in said(figure) and "3 others" not in words(figure) and faults(figure) == []
+    series = dv.plot(dv.Gradient().attribute(smooth(nn.Linear(100, 2)), draw(1, 100)))
+    assert "Similarities do not add up." in words(series)
+
+
+def test_one_of_several_inputs_is_drawn_term_by_term(faults: Faults):
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = smooth(nn.Linear(21, 6), nn.Tanh(), nn.Linear(6, 2))
+
+        def forward(self, image: Tensor, row: Tensor) -> Tensor:
+            return self.inner(torch.cat([image.flatten(1), row], dim=1))
+
+    inputs = {"image": torch.rand(2, 1, 4, 4), "row": draw(2, 5)}
+    scores = dv.Taylor(steps=64).attribute(Two().eval(), inputs)
+    for name, form in (("image", "auto"), ("row", "auto"), ("row", "bars")):
+        figure = dv.plot(scores, 1, input=name, form=form)
+        total, change = signed(float(scores.values[name][1].sum())), signed(float(scores.change[1]))
+        assert f"scores of this input sum to {total}, of a change from the baseline of {change}" in said(figure)
+        assert {"own, first order", "own, higher orders", "interactive"} <= set(words(figure)) and faults(figure) == []
+
+
+def test_what_cannot_be_told_is_not_called_missed(faults: Faults):
+    from matplotlib.colors import to_hex
+
+    from dualview.plotting.style import AGAINST
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Linear(6, 2, bias=False).eval()
+    fitted = dv.plot(dv.Taylor().allocation(dv.LRP("epsilon"), model, draw(1, 6)))
+    (line,) = [text for text in fitted.texts if text.get_text().startswith("No unrelated allocation: unknown")]
+    assert to_hex(line.get_color()) != AGAINST and faults(fitted) == []
+    same = draw(1, 6)
+    nothing = dv.plot(dv.Taylor().allocation(dv.IntegratedGradients(same), model, same))
+    assert "not expressed by them: 0.0\u202f%" in said(nothing) and "nan" not in said(nothing)
+    assert faults(nothing) == []

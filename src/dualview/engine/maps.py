@@ -51,7 +51,7 @@ def as_maps(values: Tensor, tokens: tuple[int, ...] | None) -> Float[Tensor, "ro
             before them (the class token) are left out.
 
     Raises:
-        ValueError: another number of axes, or fewer tokens than the grid has.
+        ValueError: another number of axes, fewer tokens than the grid has, or no grid.
     """
     if tokens is None:
         if values.ndim < 3:
@@ -60,6 +60,8 @@ def as_maps(values: Tensor, tokens: tuple[int, ...] | None) -> Float[Tensor, "ro
                 "(test, channel, time)"
             )
         return values
+    if not isinstance(tokens, (tuple, list)) or not tokens or any(length < 1 for length in tokens):
+        raise ValueError(f"`tokens` is {tokens!r}; expected the grid they make up, (rows, columns) or (times,)")
     count = math.prod(tokens)
     if values.ndim != 3 or values.shape[1] < count:
         raise ValueError(
@@ -71,6 +73,8 @@ def as_maps(values: Tensor, tokens: tuple[int, ...] | None) -> Float[Tensor, "ro
 
 def over_input(measured: Measured, maps: Float[Tensor, "sample ..."]) -> Parts:
     """Return maps at the size of the input they lie over, linearly interpolated, of length 1 along its channels.
+
+    The input's last axes are taken for space: a series "sample time channel" has to be given channels first.
 
     Raises:
         ValueError: no input has as many axes of space, or several have.

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dualview.engine.measured import Parts
+from dualview.engine.removal import described, same_values
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,31 @@ class Patches:
 @dataclass(frozen=True)
 class Pixels:
     """Pixels of an image, or time steps of a series, all channels (the first axis of a sample) together."""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Players as a user numbers them, as a setting: compared by value and printed by shape, which tensors are not.
+
+    Args:
+        numbers: whole numbers, or a map from an input's place to them; see `as_players`.
+    """
+
+    numbers: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Numbered) and repr(self) == repr(other) and same_values(self.numbers, other.numbers)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return described(self.numbers)
+
+
+def as_grouping(players: Any) -> Pixels | Patches | Numbered | None:
+    """Return what a user gave as `players`, as a setting of a method."""
+    return players if players is None or isinstance(players, (Pixels, Patches, Numbered)) else Numbered(players)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +118,7 @@ def as_players(players: Any, parts: Mapping[str, Tensor]) -> Players:
         ValueError: numbers of another shape, below −1, or that leave out a number in between.
     """
     shapes = {place: part.shape[1:] for place, part in parts.items()}
+    players = players.numbers if isinstance(players, Numbered) else players
     if players is None or isinstance(players, (Pixels, Patches)):
         masks, count = {}, 0
         for place, shape in shapes.items():

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from dualview._display import brief
 from dualview.engine.batches import as_inputs, num_rows, tensors_in
 from dualview.engine.datasets import as_samples, is_data_set
 from dualview.engine.measured import Measured, Parts
@@ -60,6 +61,9 @@ class Reference:
 class Removal(ABC):
     """What stands in for what is absent. Subclasses are frozen dataclasses."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @abstractmethod
     def reference(self, measured: Measured) -> Reference:
         """Return the references of a batch's samples."""
@@ -78,13 +82,13 @@ class Constant(Removal):
     value: Any = 0.0
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Constant) and repr(self) == repr(other) and _equal(self.value, other.value)
+        return isinstance(other, Constant) and repr(self) == repr(other) and same_values(self.value, other.value)
 
     def __hash__(self) -> int:
         return hash(repr(self))
 
     def __repr__(self) -> str:
-        return f"Constant({_described(self.value)})"
+        return f"Constant({described(self.value)})"
 
     def reference(self, measured: Measured) -> Reference:
         given = self.value if isinstance(self.value, Mapping) else dict.fromkeys(measured.parts, self.value)
@@ -95,7 +99,7 @@ class Constant(Removal):
         return Reference({place: _placed(value, tensors[place], measured, place) for place, value in given.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Blur(Removal):
     """The input itself, smoothed by a Gaussian along its last two axes (images) or its last one.
 
@@ -130,7 +134,7 @@ class Samples(Removal):
     _drawn: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
-        return f"Samples({_described(self.data)}, count={self.count}, seed={self.seed})"
+        return f"Samples({described(self.data)}, count={self.count}, seed={self.seed})"
 
     def reference(self, measured: Measured) -> Reference:
         if not self._drawn:
@@ -164,7 +168,7 @@ class Pool:
         return num_rows(self._parts) if self._samples is None else len(self._samples)
 
     def __repr__(self) -> str:
-        return _described(self.data)
+        return described(self.data)
 
     def read(self, positions: Int[Tensor, " row"], measured: Measured) -> dict[str, Tensor]:
         """Return what the samples at these positions consist of, "row ..." by place."""
@@ -211,7 +215,7 @@ class Drawn:
         return _like(self.pool.read(positions, self.measured), self.measured)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Noise(Removal):
     """Uniform noise, the same for every sample; results are averaged over the draws.
 
@@ -308,15 +312,17 @@ def _shape_message(shape: Sequence[int], like: Tensor, place: str, what: str) ->
     )
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """Write numbers as they are, tensors and arrays by their shape."""
     if isinstance(value, (Tensor, np.ndarray)):
         return f"<tensor {'×'.join(map(str, value.shape))}>" if value.ndim else repr(value.item())
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {_described(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {described(part)}" for key, part in value.items()) + "}"
     return repr(value) if isinstance(value, (int, float)) else f"<{type(value).__name__}>"
 
 
-def _equal(a: Any, b: Any) -> bool:
+def same_values(a: Any, b: Any) -> bool:
+    """Compare numbers, tensors, arrays, or maps of them."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same_values(a[key], b[key]) for key in a)
     return torch.equal(torch.as_tensor(a), torch.as_tensor(b))

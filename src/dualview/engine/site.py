@@ -99,8 +99,8 @@ def intercepted(model: nn.Module, act: dict[Site, Callable[[Tensor], Tensor]]) -
         tensor = _only_tensor(_listed(value), site)
         if not tensor.is_floating_point():
             raise ValueError(
-                f"the {site.side} of module {site.module!r} holds {tensor.dtype}; a site needs floating-point numbers: of "
-                "an embedding take the output"
+                f"the {site.side} of module {site.module!r} holds {tensor.dtype}; a site needs floating-point numbers: "
+                "of an embedding take the output"
             )
         return _replaced(value, tensor, act[site])
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dualview._display import brief
 from dualview._version import __version__
 from dualview.engine.batches import batch_size_for, num_rows
 from dualview.engine.datasets import input_batches
@@ -69,13 +70,19 @@ class Instead(Exception):
 
 
 class FeatureMethod(ABC):
-    """Attribute predictions to input features. Subclasses are frozen dataclasses; fields are hyper-parameters."""
+    """Attribute predictions to input features. Subclasses are frozen dataclasses; fields are hyper-parameters.
+
+    With `repr=False` they print what differs from the defaults.
+    """
 
     kind: ClassVar[Kind]
     keeps_graph: ClassVar[bool] = False
     """Whether `attribute(..., differentiable=True)` leads back to the model's weights."""
     linearises: ClassVar[bool] = False
     """Whether an output that is not linear in the logits is replaced by its gradient there."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @abstractmethod
     def explain(self, measured: Measured) -> Explained:

@@ -14,7 +14,7 @@ from dualview.engine.removal import Blur, blurred
 from dualview.features._method import Explained, FeatureMethod
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BlurIG(FeatureMethod):
     """Blur integrated gradients (Xu, Venugopalan and Sundararajan 2020).
 

@@ -14,7 +14,7 @@ from dualview.features._method import Explained, FeatureMethod
 from dualview.ops.quadrature import quadrature
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Conductance(FeatureMethod):
     """Conductance (Dhamdhere, Sundararajan and Yan 2018) of the units at a site.
 

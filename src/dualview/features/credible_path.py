@@ -17,7 +17,7 @@ from dualview.features._method import DISCARDED, Explained, FeatureMethod
 from dualview.ops.quadrature import Rule, quadrature
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CrediblePath(FeatureMethod):
     """Integrated gradients over several baselines, of which only those that mean absence count.
 

@@ -19,7 +19,7 @@ from dualview.features._method import Explained, FeatureMethod
 Rule = Literal["rescale", "reveal-cancel"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DeepLIFT(FeatureMethod):
     """DeepLIFT (Shrikumar, Greenside and Kundaje 2017) on the calls of any functional graph.
 

@@ -16,7 +16,7 @@ from dualview.engine.removal import Drawn, Pool
 from dualview.features._method import Explained, FeatureMethod
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExpectedGradients(FeatureMethod):
     """Expected gradients (Erion et al. 2021): integrated gradients with references drawn from data.
 

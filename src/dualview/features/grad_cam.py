@@ -17,7 +17,7 @@ from dualview.features._method import Explained, FeatureMethod
 Variant = Literal["plain", "plus-plus"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradCAM(FeatureMethod):
     """Grad-CAM (Selvaraju et al. 2017) and Grad-CAM++ (Chattopadhyay et al. 2018).
 
@@ -27,7 +27,7 @@ class GradCAM(FeatureMethod):
     - "plus-plus": w_c = Σ_ij α_cij · max(g_cij, 0), α = g² / (2g² + g³ Σ_ab A_cab), the paper's weights for
       Y = exp(f) with the common factor exp(f) left out, so that they do not overflow.
 
-    It is laid over the input by linear interpolation. It says where the site holds what speaks for the
+    It is laid over the input, channels first, by linear interpolation. It says where the site holds what speaks for the
     output, at the site's resolution, and what goes round the site is not seen.
 
     Args:

@@ -10,7 +10,7 @@ from dualview.engine.outputs import Kind
 from dualview.features._method import Explained, FeatureMethod
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gradient(FeatureMethod):
     """The gradient ∂f/∂x_i (Baehrens et al. 2010; Simonyan et al. 2014).
 

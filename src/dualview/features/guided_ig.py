@@ -15,7 +15,7 @@ from dualview.engine.removal import as_removal
 from dualview.features._method import Explained, FeatureMethod
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GuidedIG(FeatureMethod):
     """Guided integrated gradients (Kapishnikov et al. 2021), without anchors.
 

@@ -18,7 +18,7 @@ from dualview.features._method import Explained, FeatureMethod
 Start = Literal["zero", "minimum"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IIA(FeatureMethod):
     """Iterated Integrated Attributions (Barkan et al. 2023), through one site.
 
@@ -26,9 +26,9 @@ class IIA(FeatureMethod):
 
         M = Σ_i Σ_j ∂f/∂h(h_ij) · ReLU(h_ij − h_i0) / (n (m + 1) / 2),      i = 1 … n, j = 1 … m,
 
-    summed over channels and laid over the input by linear interpolation. The divisor, which is this library's,
-    makes it a weighted mean over nodes: n = m = 1 is gradient × ReLU(activation), and where the network is
-    linear after the site M is the mean over i of gradient × ReLU(h_i − h_i0). Scores add up to nothing.
+    summed over channels and laid over the input, channels first, by linear interpolation. The divisor, which is
+    this library's, makes it a weighted mean over nodes: n = m = 1 is gradient × ReLU(activation), and where the
+    network is linear after the site M is the mean over i of gradient × ReLU(h_i − h_i0). Scores add up to nothing.
 
     Args:
         site: a module's name (its output) or a `Site`, with activations "test channel height width" or

@@ -10,7 +10,7 @@ from dualview.engine.outputs import Kind
 from dualview.features._method import Explained, FeatureMethod
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InputXGradient(FeatureMethod):
     """The input times the gradient, φ_i = x_i ∂f/∂x_i (Shrikumar et al. 2016).
 

@@ -16,7 +16,7 @@ from dualview.features._method import Explained, FeatureMethod
 from dualview.ops.quadrature import Rule, quadrature
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IntegratedGradients(FeatureMethod):
     """Integrated gradients (Sundararajan, Taly and Yan 2017), at the inputs or at a site inside the model.
 

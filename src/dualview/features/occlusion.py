@@ -14,12 +14,12 @@ from dualview.engine.batches import tensors_in
 from dualview.engine.coalitions import coalition_values
 from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
-from dualview.engine.players import Patches, Players, as_players
+from dualview.engine.players import Patches, Players, as_grouping, as_players
 from dualview.engine.removal import as_removal
 from dualview.features._method import Explained, FeatureMethod
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Occlusion(FeatureMethod):
     """Occlusion (Zeiler and Fergus 2014); over draws of the baseline, prediction difference (Zintgraf et al. 2017).
 
@@ -52,15 +52,13 @@ class Occlusion(FeatureMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baseline", as_removal(self.baseline))
+        object.__setattr__(self, "players", as_grouping(self.players))
         if self.stride is None:
             return
         if not isinstance(self.players, Patches):
             raise ValueError("`stride` slides a window: give its size as Patches(size)")
         if not 1 <= self.stride <= self.players.size:
             raise ValueError(f"`stride` is {self.stride}; expected 1 to {self.players.size}, the size of the patches")
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
 
     def explain(self, measured: Measured) -> Explained:
         reference = self.baseline.reference(measured)

@@ -16,7 +16,7 @@ from dualview.engine.removal import Reference
 from dualview.features._method import Explained, FeatureMethod
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PathIntegral(FeatureMethod):
     """The gradient along a path of one's own, times the way (Friedman 2004; Sundararajan et al. 2017).
 

@@ -18,7 +18,7 @@ from dualview.features._method import Explained, FeatureMethod
 Direction = Literal["insertion", "deletion", "both"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SAMP(FeatureMethod):
     """Salient manipulation paths, SAMP and SAMP++ (Zhang, Zheng, Zhou and Lu 2024).
 
@@ -33,7 +33,8 @@ class SAMP(FeatureMethod):
     trained networks of ReLUs their sums miss f(x) − f(x') by a hundred times itself, with small steps too.
     Each step's change of f is known, and with `complete` what its terms miss of it is shared among
     them, in proportion to their size. This is the library's own; `checks["missed by gradients"]` says how
-    much it was, the sum over steps of its size. It reads the paper from its text; no code was published.
+    much it was, the sum over steps of its size. It was written from a summary of the
+    paper, and not checked against its text; no code was published.
 
     Args:
         baseline: x', as for `IntegratedGradients`.

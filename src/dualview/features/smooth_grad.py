@@ -16,7 +16,7 @@ from dualview.features._method import Explained, FeatureMethod
 Statistic = Literal["mean", "square", "variance"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SmoothGrad(FeatureMethod):
     """The gradient under noise: SmoothGrad (Smilkov et al. 2017), SmoothGrad² (Hooker et al. 2019), VarGrad.
 

@@ -15,7 +15,7 @@ from dualview.engine.coalitions import coalition_values, moving
 from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
 from dualview.engine.path import ends
-from dualview.engine.players import Players, as_players
+from dualview.engine.players import Players, as_grouping, as_players
 from dualview.engine.removal import Reference, as_removal
 from dualview.engine.task import Task
 from dualview.errors import DualViewWarning
@@ -35,7 +35,7 @@ Terms = dict[str, Tensor]
 """Named terms "sample player" that add up to each player's score."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Taylor(FeatureMethod):
     """Split each player's share of f(x) − f(b) by Taylor effects at the baseline b (Deng et al. 2021, 2024).
 
@@ -88,15 +88,13 @@ class Taylor(FeatureMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baseline", as_removal(self.baseline))
+        object.__setattr__(self, "players", as_grouping(self.players))
         if self.form not in FORMS:
             raise ValueError(f"`form` is {self.form!r}; choose from {', '.join(map(repr, FORMS))}")
         if self.steps < 1:
             raise ValueError(f"`steps` is {self.steps}; expected at least 1")
         if not 1 <= self.orders <= LOBATTO - 2:
             raise ValueError(f"`orders` is {self.orders}; expected 1 to {LOBATTO - 2}")
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
 
     def explain(self, measured: Measured) -> Explained:
         return self._explain(measured, self.form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,14 +61,14 @@ def allocation_figure(
         bars.append(Bar(f"{len(order) - k} others", "", tuple(float(part[order[k:]].sum()) for part in kinds.values())))
     facts = []
     for one in allocation.principles(test):
-        unknown = one.missed != one.missed
+        unknown = math.isnan(one.missed)
         verdict = "unknown" if unknown else "kept" if one.kept else "missed"
-        amount = "" if unknown else f" by {percent(one.missed)}" if not one.kept else f" to {percent(one.missed)}"
-        facts.append(
-            (f"{one.name[0].upper()}{one.name[1:]}: {verdict}{amount} ({one.meaning.replace('-', MINUS)})", INK if one.kept else AGAINST)
-        )
-    correlation, apart = (float(value) for value in allocation.fidelity[test])
-    facts.append((f"Weights {allocation.how}; not expressed by them: {percent(apart)} of the scores.", QUIET))
+        amount = f" {'to' if one.kept else 'by'} {percent(one.missed)}" if math.isfinite(one.missed) else ""
+        words = f"{one.name[0].upper()}{one.name[1:]}: {verdict}{amount} ({one.meaning})"
+        facts.append((words.replace("-", MINUS), INK if one.kept else QUIET if unknown else AGAINST))
+    apart = float(allocation.fidelity[test, 1])
+    left = f"not expressed by them: {percent(apart)} of the scores" if math.isfinite(apart) else "the scores are zero"
+    facts.append((f"Weights {allocation.how}; {left}.", QUIET))
     phrase = class_phrase(int(allocation.targets[test]), class_names)
     effects = "derivatives" if allocation.family == "derivatives" else "differences between coalitions"
     panel = Panel(

@@ -35,7 +35,7 @@ class Bar(NamedTuple):
     @property
     def score(self) -> float:
         """The sum of its terms."""
-        return sum(self.terms)
+        return sum(self.terms, 0.0)
 
 
 class Panel(NamedTuple):

@@ -40,7 +40,7 @@ def cross_entropy(
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
 ) -> Tensor:
-    """Write `binary_cross_entropy_with_logits` as (1 - t) z - (1 + (p - 1) t) log sigmoid z; 0, 1, 2: none, mean, sum."""
+    """Write it, with logits, as (1 - t) z - (1 + (p - 1) t) log sigmoid z; reductions are none, mean, sum."""
     positive = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
     losses = (1 - target) * input - positive * F.logsigmoid(input)
     losses = losses if weight is None else losses * weight

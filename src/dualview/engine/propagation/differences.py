@@ -298,7 +298,7 @@ def _check_complete(contributions: Parts, values: Tensor, reference_values: Tens
         raise ArithmeticError(
             f"the contributions of row {row} of a batch should add up to f(x) − f(baseline) = {gap:.6g}; they miss it "
             f"by {float(error[row]):.3g}. Something ran out of sight (a custom autograd.Function, a scripted or "
-            f"compiled block): run plain Python instead.{advice}"
+            f"compiled block): run plain Python instead. Or samples depend on each other: use batch_size=1.{advice}"
         )
 
 
