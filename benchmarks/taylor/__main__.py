@@ -3,8 +3,9 @@
 Three networks: a random quadratic function of 8 numbers (its expansion of order 2 is the function), an MLP of
 three layers with sigmoids on 8×8 digits (9 players: squares of 3×3 pixels), and a CNN of three layers with sigmoids
 on 28×28 digits (9 players: squares of 10×10 pixels). The baseline b is the mean training image (0 for the quadratic
-function), the output the logit of the predicted class. Explained are the points b + a (x − b), a part a of the way to a
-test sample: a series of order 2 says less the further it is followed, and on these networks it does not reach x.
+function, and for InputXGradient and LRP, which know no other), the output the logit of the predicted class.
+Explained are the points b + a (x − b), a part a of the way to a test sample: a series of order 2 says less the further
+it is followed, and on these networks it does not reach x.
 For each method and sample `Taylor.allocation(order=2)` asks the method for its weights on every effect of first and
 second order, and multiplies them with the network's effects.
 
@@ -98,13 +99,12 @@ def cases(count: int, epochs: int) -> dict[str, Case]:
 
 def methods(players: dv.Patches | None, baseline: Tensor | float) -> dict[str, FeatureMethod]:
     return {
-        "InputXGradient": dv.InputXGradient(),
         "Occlusion, player by player": dv.Occlusion(players, baseline=baseline),
         "Shapley value (Taylor, exact)": dv.Taylor("exact", players=players, baseline=baseline),
         "IntegratedGradients": dv.IntegratedGradients(baseline, steps=32),
-        "SmoothGrad": dv.SmoothGrad(draws=10),
         "DeepLIFT, rescale": dv.DeepLIFT(baseline=baseline),
         "DeepLIFT, reveal-cancel": dv.DeepLIFT("reveal-cancel", baseline=baseline),
+        "InputXGradient": dv.InputXGradient(),
         "LRP, epsilon": dv.LRP("epsilon"),
     }
 
@@ -113,10 +113,11 @@ def rows(count: int, epochs: int) -> list[dict]:
     found = []
     for name, case in cases(count, epochs).items():
         for part in (1.0,) if case.players is None else (0.1, 0.3, 1.0):
-            points = case.baseline + part * (case.inputs - case.baseline)
             with torch.no_grad():
                 targets = case.task.model(case.inputs).argmax(1)
             for label, method in methods(case.players, case.baseline).items():
+                case = case._replace(baseline=0.0) if label in FROM_ZERO else case
+                points = case.baseline + part * (case.inputs - case.baseline)
                 found.append(
                     {"network": name, "part of the way": part, "method": label, **judged(case, method, points, targets)}
                 )
@@ -139,6 +140,7 @@ def judged(case: Case, method: FeatureMethod, points: Tensor, targets: Tensor) -
     return dict(zip(COLUMNS, [f"{beyond:.1%}", f"{r:.4f}", f"{apart:.1%}", said, *shown], strict=True))
 
 
+FROM_ZERO = ("InputXGradient", "LRP, epsilon")  # their own baseline, and the last in the list
 COLUMNS = ("beyond", "r", "apart", "linear", "P1", "P2", "P3")
 
 

@@ -35,9 +35,8 @@ class FeatureAttribution:
             place ("0", "mask"). With `site` they are shaped like the activations there.
         kind: "share" (scores and what was absorbed add up), "effect" or "similarity".
         measured: name of the measured output.
-        linearised: whether that output was replaced by its gradient at the network's logits; of several
-            outputs one answer each.
-        lower_is_better: whether less of it speaks for the model (a loss); of several outputs one answer each.
+        linearised: whether that output, or one of several, was replaced by its gradient at the network's logits.
+        lower_is_better: whether less of it speaks for the model (a loss).
         targets: "test", the output column each sample was explained for.
         predicted: "test", the network's predictions.
         method: how the method was set, as Python prints it.
@@ -53,6 +52,8 @@ class FeatureAttribution:
         account: where the explained output went, sample by sample, where the method keeps books; None
             where several outputs were measured.
         outputs: names of the measured outputs, where the task has a tuple of them.
+        each_linearised: `linearised` of each of them.
+        each_lower_is_better: `lower_is_better` of each of them.
         accounts: one for each of them, where the method keeps books.
         sites: scores at places inside the model that were asked for besides, "test ...".
         class_names: a name per output column, or None.
@@ -63,8 +64,8 @@ class FeatureAttribution:
     values: Float[Tensor, ...] | dict[str, Tensor]
     kind: Kind
     measured: str
-    linearised: bool | tuple[bool, ...]
-    lower_is_better: bool | tuple[bool, ...]
+    linearised: bool
+    lower_is_better: bool
     targets: Int[Tensor, " test"]
     predicted: Int[Tensor, " test"]
     method: str
@@ -78,6 +79,8 @@ class FeatureAttribution:
     tables: Mapping[str, Tensor] = field(default_factory=dict)
     account: Account | None = None
     outputs: tuple[str, ...] = ()
+    each_linearised: tuple[bool, ...] = ()
+    each_lower_is_better: tuple[bool, ...] = ()
     accounts: tuple[Account, ...] = ()
     sites: Mapping[Site, Tensor] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
@@ -117,9 +120,11 @@ class FeatureAttribution:
         return self._mapped(
             lambda tensor: tensor[output],
             measured=self.outputs[output],
-            linearised=self.linearised[output],
-            lower_is_better=self.lower_is_better[output],
+            linearised=self.each_linearised[output],
+            lower_is_better=self.each_lower_is_better[output],
             outputs=(),
+            each_linearised=(),
+            each_lower_is_better=(),
             account=self.accounts[output] if self.accounts else None,
             accounts=(),
             source=source,
@@ -160,8 +165,7 @@ class FeatureAttribution:
             f"{name} " * bool(name) + "×".join(map(str, part.shape[axes:])) + " features"
             for name, part in parts.items()
         )
-        is_linearised = any(self.linearised) if isinstance(self.linearised, tuple) else self.linearised
-        measured = f"{self.measured}{' (linearised)' if is_linearised else ''}"
+        measured = f"{self.measured}{' (linearised)' if self.linearised else ''}"
         return f"FeatureAttribution({len(self)} test, {shapes}; {self.kind} of {measured}, {self.method})"
 
     def _repr_png_(self) -> bytes | None:

@@ -72,9 +72,7 @@ def load(path: str | os.PathLike[str]) -> FeatureAttribution:
     accounts = tuple(_account(tree[f"account{k}"], book) for k, book in enumerate(info["accounts"]))
     several = bool(facts["outputs"])
     facts |= {name: tree[name] for name in _SCORES if name in tree}
-    facts["outputs"] = tuple(facts["outputs"])
-    if several:
-        facts |= {name: tuple(facts[name]) for name in ("linearised", "lower_is_better")}
+    facts |= {name: tuple(facts[name]) for name in ("outputs", "each_linearised", "each_lower_is_better")}
     facts["site"] = None if facts["site"] is None else Site(*facts["site"])
     facts["sites"] = {Site(*site): tree[_SITES][str(k)] for k, site in enumerate(info["sites"])}
     if info["num_players"] is not None:
