@@ -127,3 +127,46 @@ def test_a_slice_keeps_everything_of_its_rows(task: dv.Task, inputs):
     assert len(found[3]) == 1 and torch.equal(found[-1].values["row"], found.values["row"][5:])
     with pytest.raises(ValueError, match="only logit was measured"):
         found.of_output(0)
+
+
+def test_a_change_that_is_rounding_alone_is_none(recwarn: pytest.WarningsRecorder):
+    """A sample that is its own baseline: its scores are 0, and two batches' last bits are no change."""
+    model = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 3)).eval()
+    rows = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    found = dv.IntegratedGradients(rows).attribute(model, rows)
+    assert (found.values == 0).all() and (found.change == 0).all() and (found.completeness_error == 0).all()
+    assert not [one for one in recwarn if "miss what they should" in str(one.message)]
+
+
+def test_what_goes_round_a_site_is_said():
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.fc = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x + torch.tanh(self.inner(x)))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Residual().double().eval()
+    with pytest.warns(dv.errors.DualViewWarning, match="goes round the site"):
+        dv.Conductance("inner").attribute(model, torch.ones(2, 4, dtype=torch.float64), targets=0)
+
+
+def test_bad_input_is_refused_in_words(task: dv.Task, inputs):
+    with pytest.raises(ValueError, match="empty tuple"):
+        dataclasses.replace(task, output=())
+    with pytest.raises(ValueError, match="names nothing"):
+        dv.IntegratedGradients({}).attribute(task, inputs)
+    with pytest.raises(ValueError, match="holds whole numbers"):
+        dv.Occlusion(baseline={"1": 0.5}).attribute(Embedded().eval(), (torch.randn(2, 3), torch.ones(2, 3).long()))
+
+
+class Embedded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.fc = nn.Embedding(5, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        return self.fc(x + self.table(ids).mean(1))

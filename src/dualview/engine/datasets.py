@@ -169,8 +169,8 @@ def input_batches(
         batch_size: samples a batch; None takes as many as make about `max_bytes` of inputs.
         max_bytes: see there.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` is {batch_size}; expected at least 1")
+    if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
+        raise ValueError(f"`batch_size` is {batch_size}; expected a whole number of at least 1")
     if is_data_set(inputs):
         samples = as_samples(inputs, name="inputs")
         size = batch_size or batch_size_for(split(samples.batch([0]))[0], max_bytes)

@@ -94,8 +94,9 @@ class Constant(Removal):
         given = self.value if isinstance(self.value, Mapping) else dict.fromkeys(measured.parts, self.value)
         tensors = tensors_in(measured.inputs)
         strangers = [place for place in given if place not in tensors]
-        if strangers:
-            raise ValueError(f"`baseline` names {strangers[0]!r}; the inputs are {', '.join(map(repr, tensors))}")
+        if strangers or not given:
+            came = repr(strangers[0]) if strangers else "nothing"
+            raise ValueError(f"`baseline` names {came}; the inputs are {', '.join(map(repr, tensors))}")
         return Reference({place: _placed(value, tensors[place], measured, place) for place, value in given.items()})
 
 
@@ -281,6 +282,8 @@ def _blurred_along(part: Tensor, sigma: Tensor, axis: int) -> Tensor:
 def _placed(value: Any, like: Tensor, measured: Measured, place: str) -> Tensor:
     """Return a user's reference as "sample draw ..." with axes of length 1 where it does not vary."""
     given = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
+    if not like.is_floating_point() and not bool((given == torch.as_tensor(value, device=like.device)).all()):
+        raise ValueError(f"`baseline`[{place!r}] is {value!r}; this input holds whole numbers ({like.dtype})")
     sample = like.shape[1:]
     own = measured.total if given.ndim == like.ndim and len(given) == measured.total else None
     if own is not None and given.shape[1:] == sample:

@@ -72,6 +72,8 @@ class Task:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module; it is {type(self.model).__name__}")
         measures = self.output if isinstance(self.output, tuple) else (self.output,)
+        if not measures:
+            raise ValueError("`output` is an empty tuple; expected at least one output, such as dv.logit")
         named = [("output", measure) for measure in measures] + [("loss", self.loss), ("split", self.split)]
         for name, value in named:
             if not callable(value):

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -60,6 +60,13 @@ class Explained:
 
 
 Explain = Callable[[Measured], Explained]
+
+
+class _Columns(NamedTuple):
+    """Output columns of a batch's samples: what is kept of it, so that its inputs are not."""
+
+    explained: Tensor
+    predicted: Tensor
 
 
 class Instead(Exception):
@@ -157,27 +164,30 @@ def _explained(
     batch_size: int | None,
     differentiable: bool,
     method: FeatureMethod,
-) -> tuple[list[list[Explained]], list[Measured]]:
-    """Return what was found of each output's task in each batch, and the batches."""
+) -> tuple[list[list[Explained]], list[_Columns]]:
+    """Return what was found of each output's task in each batch, and the columns that were explained."""
     total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
     targets = one_each(targets, total)
     found: list[list[Explained]] = [[] for _ in tasks]
-    seen: list[Measured] = []
+    seen: list[_Columns] = []
     start = 0
     with untouched(task.model), torch.set_grad_enabled(differentiable):
         for batch in batches:
             stop = start + num_rows(batch)
             own = None if targets is None else targets[start:stop]
             size = batch_size or rows_per_pass(batch)
+            first: Measured | None = None
             for k, single in enumerate(tasks):
                 measured = Measured(
                     single, batch, own, start=start, total=total, size=size, differentiable=differentiable
                 )
-                if k:  # the first has run the model
-                    measured.see(seen[-1].raw)
-                else:
-                    seen.append(measured)
+                if first is None:
+                    first = measured
+                else:  # the model has been run
+                    measured.see(first.raw)
                 found[k].append(_checked(explain(measured), measured, method))
+            assert first is not None
+            seen.append(_Columns(first.columns.cpu(), first.predicted.cpu()))
             start = stop
     return found, seen
 
@@ -194,9 +204,10 @@ def warn_if_incomplete(found: FeatureAttribution, *, stacklevel: int) -> None:
     missed = found.completeness_error.detach() + found.checks.get(DISCARDED, 0)
     error, size = float(missed.abs().sum()), float(found.change.detach().abs().sum())
     if error > INCOMPLETE * size:
+        around = "" if found.site is None else "; what goes round the site (a residual) is not in them"
         warnings.warn(
             f"the scores miss what they should add up to by {error:.3g} in all, of {size:.3g}: give more steps (or "
-            "draws), or read `completeness_error`",
+            f"draws), or read `completeness_error`{around}",
             DualViewWarning,
             stacklevel=stacklevel + 1,
         )
@@ -248,15 +259,21 @@ def _checked(explained: Explained, measured: Measured, method: FeatureMethod) ->
         explained,
         values={place: part.cpu() for place, part in explained.values.items()},
         split={term: {place: part.cpu() for place, part in parts.items()} for term, parts in explained.split.items()},
-        change=None if explained.change is None else explained.change.cpu(),
+        change=None if explained.change is None else _without_rounding(explained.change, measured.values).cpu(),
         checks={name: check.detach().cpu() for name, check in explained.checks.items()},
         tables={name: table.cpu() for name, table in explained.tables.items()},
         sites={site: part.cpu() for site, part in explained.sites.items()},
     )
 
 
+def _without_rounding(change: Tensor, values: Tensor) -> Tensor:
+    """Return f(x) − f(reference), 0 where it is no more than the rounding of f(x)."""
+    rounding = 16 * torch.finfo(values.dtype).eps * values.detach().abs()
+    return torch.where(change.detach().abs() <= rounding, 0.0, change)
+
+
 def _result(
-    method: FeatureMethod, task: Task, inputs: Any, parts: Sequence[Explained], seen: Sequence[Measured]
+    method: FeatureMethod, task: Task, inputs: Any, parts: Sequence[Explained], seen: Sequence[_Columns]
 ) -> FeatureAttribution:
     """Join the batches of one output."""
     first = parts[0]
@@ -270,8 +287,8 @@ def _result(
         measured=task.measured,
         linearised=method.linearises and not getattr(task.single_output, "linear", False),
         lower_is_better=getattr(task.single_output, "lower_is_better", False),
-        targets=torch.cat([one.columns.cpu() for one in seen]),
-        predicted=torch.cat([one.predicted.cpu() for one in seen]),
+        targets=torch.cat([one.explained for one in seen]),
+        predicted=torch.cat([one.predicted for one in seen]),
         method=repr(method),
         baseline=repr(method.baseline) if hasattr(method, "baseline") else None,  # pyright: ignore[reportAttributeAccessIssue]
         site=place if isinstance(place, Site) else None,

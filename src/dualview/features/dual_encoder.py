@@ -134,6 +134,8 @@ class DualEncoder(FeatureMethod):
         return found
 
     def explain(self, measured: Measured) -> Explained:
+        if not isinstance(measured.task, _Matching):
+            raise TypeError("DualEncoder explains similarities, not the task's own output: call its `attribute`")
         found = self._integrated().explain(measured)
         if self.similarity == "dot":
             return found
