@@ -204,3 +204,15 @@ def test_what_it_refuses():
         dv.DualEncoder(torch.ones(2, 5), torch.ones(4)).attribute(A_TOWER, A)
     with pytest.raises(ValueError, match=r"`others` have 4 numbers each; the model's embeddings have 5"):
         dv.DualEncoder(torch.ones(2, 4), 0.0).attribute(A_TOWER, A)
+
+
+def test_candidates_that_are_tensors_can_be_compared():
+    others = torch.eye(3)
+    one = dv.DualEncoder(others, 0.0)
+    assert one == dv.DualEncoder(others.clone(), 0.0) and hash(one) == hash(dv.DualEncoder(others.clone(), 0.0))
+    assert one != dv.DualEncoder(2 * others, 0.0) and one != dv.DualEncoder(others, 0.0, steps=3) and one != 3
+
+
+def test_it_explains_similarities_alone():
+    with pytest.raises(TypeError, match="explains similarities"):
+        dv.Taylor().allocation(dv.DualEncoder(torch.eye(2), 0.0), torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))

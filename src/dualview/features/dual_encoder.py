@@ -15,7 +15,7 @@ from dualview.engine.batches import as_inputs, num_rows, tensors_in
 from dualview.engine.isolation import untouched
 from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
-from dualview.engine.removal import as_removal
+from dualview.engine.removal import as_removal, same_values
 from dualview.engine.site import Site
 from dualview.engine.task import Task, as_task
 from dualview.features._attribution import FeatureAttribution
@@ -99,6 +99,12 @@ class DualEncoder(FeatureMethod):
         self._integrated()
         if self.similarity not in get_args(Similarity):
             raise ValueError(f"`similarity` is {self.similarity!r}; choose from 'dot' and 'cosine'")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DualEncoder):
+            return NotImplemented
+        names = [field.name for field in dataclasses.fields(self)]
+        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -189,3 +195,10 @@ def _shown(value: Any, encoder: Any) -> str:
         return f"<{getattr(value, '__name__', type(value).__name__)}>"
     parts = tensors_in(value)
     return f"<{num_rows(parts)} rows>" if any(part.ndim for part in parts.values()) else repr(value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Compare values that may be tensors, which answer number by number."""
+    if a is b:
+        return True
+    return same_values(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
