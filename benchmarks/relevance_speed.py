@@ -1,4 +1,4 @@
-"""Seconds of one relevance pass (trace, rules and audit) in units of one forward-backward pass.
+"""Seconds of one relevance pass (trace, rules and audit), and of DeepLIFT, in units of one forward-backward pass.
 
 Batches of 32. The floor is a plain forward pass and `torch.autograd.grad` of the summed logits with
 respect to weights and inputs, in evaluation mode. Each cell is the smallest of several
@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dualview import DeepLIFT
 from dualview.engine.propagation.composites import NAMES, composite
 from dualview.engine.propagation.trace import trace
 from dualview.evaluation.tasks.recipes import small_cnn
 
 ROUNDS, BATCH = 9, 32
+DIFFERENCES = {f"DeepLIFT, {rule}": DeepLIFT(rule) for rule in ("rescale", "reveal-cancel")}
 
 
 class Block(nn.Module):
@@ -47,8 +49,8 @@ def measure() -> list[dict]:
         "residual net with batch norm, 3×32×32": (residual, torch.randn(BATCH, 3, 32, 32)),
     }
     rows = []
-    for name in NAMES:
-        row = {"composite": name}
+    for name in (*NAMES, *DIFFERENCES):
+        row = {"rule": name}
         for net, (model, x) in nets.items():
             floor, seconds = _times(model, x, name)
             row[net] = f"{seconds / floor:.2f} ({1e3 * seconds:.0f} ms)"
@@ -69,6 +71,9 @@ def _times(model: nn.Module, x: torch.Tensor, name: str) -> tuple[float, float]:
         torch.autograd.grad(model(leaf).sum(), [leaf, *model.parameters()])
 
     def relevance() -> None:
+        if name in DIFFERENCES:
+            DIFFERENCES[name].attribute(model, x, 0, batch_size=BATCH)
+            return
         passed = trace(model, x, composite(name))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
