@@ -31,7 +31,7 @@ def measured(inputs, **options) -> Measured:
 
 def only(baseline, inputs, **options) -> dict[str, Tensor]:
     one = measured(inputs, **options)
-    return as_removal(baseline).reference(one).first(len(one))
+    return as_removal(baseline).reference(one).rows(one.samples, torch.zeros_like(one.samples))
 
 
 def test_constants_are_numbers_samples_or_one_for_each():

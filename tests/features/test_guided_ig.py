@@ -9,22 +9,14 @@ from torch import Tensor, nn
 import dualview as dv
 from dualview.engine.path import Stand
 from tests.features.budget import counted
-from tests.features.polynomials import points
+from tests.features.walks import X, gradient, small_net
 
-X = points(4, 10)
 pytestmark = pytest.mark.filterwarnings("ignore:the scores miss")
 
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-
-
-def gradient(net: nn.Module, x: Tensor) -> Tensor:
-    leaf = x.clone().requires_grad_()
-    return torch.autograd.grad(net(leaf[None])[0, 1], leaf)[0]
+    return small_net()
 
 
 def path_of(net: nn.Module, x: Tensor, steps: int, fraction: float) -> list[Tensor]:

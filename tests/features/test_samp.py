@@ -9,23 +9,16 @@ from torch import Tensor, nn
 import dualview as dv
 from dualview.engine.path import Stand
 from tests.features.budget import counted, unchecked
-from tests.features.polynomials import Polynomial, points
+from tests.features.polynomials import Polynomial
+from tests.features.walks import X, gradient, small_net
 
-X = points(4, 10)
 PROD = Polynomial({(0, 1): 1.0, (1,): 0.1}, torch.zeros(2, dtype=torch.float64)).eval()
 pytestmark = pytest.mark.filterwarnings("ignore:the scores miss")
 
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-
-
-def gradient(net: nn.Module, x: Tensor) -> Tensor:
-    leaf = x.clone().requires_grad_()
-    return torch.autograd.grad(net(leaf[None])[0, 1], leaf)[0]
+    return small_net()
 
 
 def one_by_one(net: nn.Module, start: Tensor, end: Tensor, sign: int, method: dv.SAMP) -> Tensor:

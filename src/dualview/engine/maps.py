@@ -13,9 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dualview.engine.measured import Measured, Parts
-from dualview.engine.site import Site
+from dualview.engine.site import Site, as_site
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def map_site(measured: Measured, site: Site | str | None) -> Site:
+    """Return where the maps stand: the site that was asked for, else the output of the last convolution."""
+    return last_convolution(measured) if site is None else as_site(measured.task.model, site)
 
 
 def last_convolution(measured: Measured) -> Site:

@@ -66,13 +66,25 @@ class Measured:
         self.num_samples = num_rows(inputs)
         self.total = self.num_samples if total is None else total
         self._targets = targets
-        constant = (
-            {} if differentiable else {n: p.detach() for n, p in task.model.named_parameters() if p.requires_grad}
-        )
-        self._constant = constant
+        weights = () if differentiable else task.model.named_parameters()
+        self._constant = {name: weight.detach() for name, weight in weights if weight.requires_grad}
 
     def __len__(self) -> int:
         return self.num_samples
+
+    def measuring(self, task: Task) -> Measured:
+        """Return the same samples for a task of another output; the model is not run again."""
+        other = Measured(
+            task,
+            self.inputs,
+            self._targets,
+            start=self.start,
+            total=self.total,
+            size=self.size,
+            differentiable=self.differentiable,
+        )
+        other.see(self.raw)
+        return other
 
     def see(self, raw: Float[Tensor, "sample logit"]) -> None:
         """Take the model's raw outputs on the inputs as they are, where a method has made them anyway."""

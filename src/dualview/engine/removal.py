@@ -52,11 +52,6 @@ class Reference:
             for place, part in self.parts.items()
         }
 
-    def first(self, num_samples: int) -> Parts:
-        """Return the only reference of each sample, "sample ..."."""
-        samples = torch.arange(num_samples, device=next(iter(self.parts.values())).device)
-        return self.rows(samples, torch.zeros_like(samples))
-
 
 class Removal(ABC):
     """What stands in for what is absent. Subclasses are frozen dataclasses."""

@@ -9,18 +9,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dualview.engine.batches import num_rows
 from dualview.engine.coalitions import coalition_values, moving
 from dualview.engine.datasets import input_batches
 from dualview.engine.isolation import untouched
-from dualview.engine.measured import Measured
 from dualview.engine.players import as_players
 from dualview.engine.removal import as_removal
 from dualview.engine.task import Task, as_task
 from dualview.evaluation._estimate import Estimate, estimate
-from dualview.features._allocation import player_scores
 from dualview.features._attribution import FeatureAttribution
-from dualview.features._method import BATCH_BYTES, rows_per_pass
+from dualview.features._method import measured_batches
 from dualview.ops.ranking import spearman
 
 Comparison = Literal["spearman", "cosine", "sign", "top"]
@@ -105,25 +102,21 @@ def infidelity(
     if not 0 < share <= 1 or draws < 1:
         raise ValueError(f"`share` is {share} and `draws` is {draws}; expected 0 < share <= 1 and draws >= 1")
     task = as_task(task)
-    total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
+    total, _ = input_batches(inputs, task.split, batch_size)
     if total != len(attribution):
         raise ValueError(f"`inputs` hold {total} samples, the attribution {len(attribution)}")
-    removal, start, found = as_removal(baseline), 0, []
+    removal, found = as_removal(baseline), []
     plain = _columns_are_targets(task)
     with untouched(task.model):
-        for batch in batches:
-            stop = start + num_rows(batch)
-            rows = attribution[list(range(start, stop))]
-            size = batch_size or rows_per_pass(batch)
-            measured = Measured(plain, batch, rows.targets, start=start, total=total, size=size)
+        for measured in measured_batches(plain, inputs, attribution.targets, batch_size):
             reference = removal.reference(measured)
             group = as_players(players, {place: measured.parts[place] for place in reference.parts})
             removed = torch.rand(draws, group.count, generator=torch.Generator().manual_seed(seed)) < share
             values = coalition_values(measured, moving(measured, reference, group), group, ~removed)
             change = (measured.values[:, None] - values).cpu().double()
-            foretold = player_scores(rows, group).double() @ removed.T.double()
+            rows = list(range(measured.start, measured.start + len(measured)))
+            foretold = attribution[rows].of_players(group).double() @ removed.T.double()
             found.append((foretold - change).square().mean(1) / change.square().mean(1))
-            start = stop
     return estimate("infidelity", torch.cat(found), higher_is_better=False, chance=1.0)
 
 

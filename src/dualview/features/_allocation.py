@@ -14,11 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dualview._display import png
-from dualview.engine.batches import map_tensors, num_rows
+from dualview.engine.batches import map_tensors
 from dualview.engine.coalitions import coalition_values, moving
-from dualview.engine.datasets import input_batches
 from dualview.engine.isolation import untouched
-from dualview.engine.measured import Measured, Parts, one_each
+from dualview.engine.measured import Measured
 from dualview.engine.path import ends
 from dualview.engine.players import Players, as_players
 from dualview.engine.removal import Constant, Reference, Removal
@@ -26,7 +25,7 @@ from dualview.engine.task import Task, as_task
 from dualview.features import _effects
 from dualview.features._attribution import FeatureAttribution
 from dualview.features._effects import Kappa
-from dualview.features._method import BATCH_BYTES, FeatureMethod, attributed, rows_per_pass
+from dualview.features._method import FeatureMethod, attributed, measured_batches
 from dualview.features._probes import Monomials, Sum, beside
 
 if TYPE_CHECKING:
@@ -212,15 +211,11 @@ def allocated(
     native = attributed(method, method.explain, task, inputs, targets, batch_size)
     if native.site is not None or native.outputs:
         raise TypeError(f"{native!r}: an allocation needs scores of input features, for one measured output")
-    total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
-    own_targets, start, found = one_each(targets, total), 0, []
+    found = []
     with untouched(task.model):
-        for batch in batches:
-            stop = start + num_rows(batch)
-            given = None if own_targets is None else own_targets[start:stop]
-            measured = Measured(task, batch, given, start=start, total=total, size=batch_size or rows_per_pass(batch))
-            found.append(_of_batch(taylor, method, measured, native[list(range(start, stop))], family, order))
-            start = stop
+        for measured in measured_batches(task, inputs, targets, batch_size):
+            rows = list(range(measured.start, measured.start + len(measured)))
+            found.append(_of_batch(taylor, method, measured, native[rows], family, order))
     families = {one.family for one in found}
     if len(families) > 1:  # one kink anywhere: differences hold everywhere
         return allocated(taylor, method, task, inputs, targets, "coalitions", order, batch_size)
@@ -233,7 +228,7 @@ def allocated(
 def _of_batch(
     taylor: Taylor, method: FeatureMethod, measured: Measured, native: FeatureAttribution, family: str, order: int
 ) -> Allocation:
-    baseline, reference = _reference(taylor, method, measured)
+    baseline, reference, is_own = _reference(taylor, method, measured)
     players = as_players(taylor.players, ends(measured, reference))
     reference = moving(measured, reference, players)
     if family == "auto":
@@ -244,9 +239,10 @@ def _of_batch(
         amounts = _effects.taylor_effects(measured, reference, players, order)
     else:
         amounts = _dividends(measured, reference, players, effects)
-    scores = player_scores(native, players)
+    scores = native.of_players(players)
     nobody = coalition_values(measured, reference, players, torch.zeros(1, players.count, dtype=torch.bool))[:, 0]
-    asked = [_probed(method, measured, reference, players, effects, k) for k in range(len(measured))]
+    moved = is_own and "baseline" in vars(method)  # a setting, which can be replaced
+    asked = [_probed(method, measured, reference, players, effects, k, moved) for k in range(len(measured))]
     answers = [one for one in asked if one is not None]
     probed = len(answers) == len(asked)
     return Allocation(
@@ -266,15 +262,15 @@ def _of_batch(
     )
 
 
-def _reference(taylor: Taylor, method: FeatureMethod, measured: Measured) -> tuple[Any, Reference]:
-    """Return the method's own baseline where it has a single one, else Taylor's, at its first draw."""
+def _reference(taylor: Taylor, method: FeatureMethod, measured: Measured) -> tuple[Any, Reference, bool]:
+    """Return the method's own baseline where it has a single one, else Taylor's, at its first draw; and which it is."""
     own = getattr(method, "baseline", None)
     if isinstance(own, Removal):
         reference = own.reference(measured)
         if reference.draws == 1:
-            return own, reference
+            return own, reference, True
     reference = taylor.baseline.reference(measured)
-    return taylor.baseline, Reference({place: part[:, :1] for place, part in reference.parts.items()})
+    return taylor.baseline, Reference({place: part[:, :1] for place, part in reference.parts.items()}), False
 
 
 def _listed(count: int, order: int, family: str) -> list[Kappa]:
@@ -305,22 +301,6 @@ def _dividends(measured: Measured, reference: Reference, players: Players, effec
     return found
 
 
-def player_scores(found: FeatureAttribution, players: Players) -> Float[Tensor, "test player"]:
-    """Return a method's scores of these players: sums over their numbers.
-
-    Each of a method's own players, and each score that stands for a whole axis, is divided among its numbers.
-    """
-    if found.players is not None:
-        values = found.players.spread(found.tables["players"], shared=True)
-    else:
-        values = found.values if isinstance(found.values, dict) else dict.fromkeys(players.masks, found.values)
-    full: Parts = {}
-    for place, mask in players.masks.items():
-        own = values[place]
-        full[place] = own.expand(-1, *mask.shape) * (own[0].numel() / mask.numel())
-    return players.sums(full)
-
-
 def _probed(
     method: FeatureMethod,
     measured: Measured,
@@ -328,11 +308,17 @@ def _probed(
     players: Players,
     effects: Sequence[Kappa],
     sample: int,
+    moved: bool,
 ) -> tuple[Tensor, float] | None:
-    """Return the weights "player effect" of one sample, and how far the method is from linear; None if it refuses."""
+    """Return the weights "player effect" of one sample, and how far the method is from linear; None if it refuses.
+
+    Where `moved`, the method's own baseline is that of the effects, and stands in its place as a constant.
+    """
     row = torch.tensor([sample], device=measured.device)
     starts, way = _effects.ways(measured, reference, row, torch.zeros_like(row))
-    method = _with_baseline(method, {place: start[0] for place, start in starts.items()}, measured)
+    if moved:
+        own = Constant({place: start[0] for place, start in starts.items()})
+        method = dataclasses.replace(method, baseline=own)  # type: ignore[type-var]
     probe = Monomials(starts, way, players, effects, is_tuple=isinstance(measured.inputs, tuple))
 
     def asked(task: Task, columns: Sequence[int]) -> Tensor:
@@ -340,7 +326,7 @@ def _probed(
             lambda part: part[row].expand(len(columns), *part.shape[1:]) if part.ndim else part, measured.inputs
         )
         found = attributed(method, method.explain, task, inputs, list(columns), measured.size)
-        return player_scores(found, players)
+        return found.of_players(players)
 
     try:
         weights = asked(Task(probe), range(len(effects)))
@@ -353,14 +339,6 @@ def _probed(
     apart = (together - alone - weights[tried]).abs().sum(1)
     given = torch.maximum(weights[tried].abs().sum(1), FAINT * alone.abs().sum(1))
     return weights.T, float((apart / given.clamp(min=torch.finfo(given.dtype).tiny)).max())
-
-
-def _with_baseline(method: FeatureMethod, start: Parts, measured: Measured) -> FeatureMethod:
-    """Return the method with this sample's baseline as a constant, where it was given a single one."""
-    own = vars(method).get("baseline")
-    if own is None or own.reference(measured).draws > 1:
-        return method
-    return dataclasses.replace(method, baseline=Constant(dict(start)))  # type: ignore[type-var]
 
 
 def _as_fitted(found: Allocation) -> Allocation:

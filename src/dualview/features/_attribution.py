@@ -130,6 +130,22 @@ class FeatureAttribution:
             source=source,
         )
 
+    def of_players(self, players: Players) -> Float[Tensor, "test player"]:
+        """Return the scores of other players than the scores were made for: sums over their numbers.
+
+        Each of a method's own players, and each score that stands for a whole axis, is divided among its numbers.
+        """
+        if self.players is not None:
+            values: Values = self.players.spread(self.tables["players"], shared=True)
+        else:
+            values = self.values
+        parts = values if isinstance(values, dict) else dict.fromkeys(players.masks, values)
+        full = {}
+        for place, mask in players.masks.items():
+            own = parts[place]
+            full[place] = own.expand(-1, *mask.shape) * (own[0].numel() / mask.numel())
+        return players.sums(full)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save everything but `source` as one safetensors file."""
         from dualview.features._saved import save

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -127,9 +127,14 @@ class FeatureMethod(ABC):
             TypeError: no floating-point inputs, or of another precision than 32 or 64 bits.
             NonFiniteError: the measured output or a score is NaN or infinite.
         """
+        task = self.explained_task(as_task(task))
         found = attributed(self, self.explain, task, inputs, targets, batch_size, differentiable)
         warn_if_incomplete(found, stacklevel=2)
         return found
+
+    def explained_task(self, task: Task) -> Task:
+        """Return the task whose output is explained: the user's own, for most."""
+        return task
 
 
 def attributed(
@@ -166,35 +171,39 @@ def _explained(
     method: FeatureMethod,
 ) -> tuple[list[list[Explained]], list[_Columns]]:
     """Return what was found of each output's task in each batch, and the columns that were explained."""
-    total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
-    targets = one_each(targets, total)
     found: list[list[Explained]] = [[] for _ in tasks]
     seen: list[_Columns] = []
-    start = 0
     with untouched(task.model), torch.set_grad_enabled(differentiable):
-        for batch in batches:
-            stop = start + num_rows(batch)
-            own = None if targets is None else targets[start:stop]
-            size = batch_size or rows_per_pass(batch)
-            first: Measured | None = None
+        for first in measured_batches(tasks[0], inputs, targets, batch_size, differentiable=differentiable):
             for k, single in enumerate(tasks):
-                measured = Measured(
-                    single, batch, own, start=start, total=total, size=size, differentiable=differentiable
-                )
-                if first is None:
-                    first = measured
-                else:  # the model has been run
-                    measured.see(first.raw)
+                measured = first.measuring(single) if k else first
                 found[k].append(_checked(explain(measured), measured, method))
-            assert first is not None
             seen.append(_Columns(first.columns.cpu(), first.predicted.cpu()))
-            start = stop
     return found, seen
 
 
-def rows_per_pass(batch: Any) -> int:
-    """Return how many rows like a batch's make a pass: the batch itself at least."""
-    return max(num_rows(batch), batch_size_for(batch, BATCH_BYTES))
+def measured_batches(
+    task: Task, inputs: Any, targets: Any, batch_size: int | None, *, differentiable: bool = False
+) -> Iterator[Measured]:
+    """Return the measured output of the samples, batch by batch; to be walked through where the model is `untouched`.
+
+    Without `batch_size` a pass holds as many rows as make about BATCH_BYTES of inputs, the batch itself at least.
+    """
+    total, batches = input_batches(inputs, task.split, batch_size, BATCH_BYTES)
+    targets = one_each(targets, total)
+    return _measured(task, batches, targets, total, batch_size, differentiable)
+
+
+def _measured(
+    task: Task, batches: Iterator[Any], targets: Any, total: int, batch_size: int | None, differentiable: bool
+) -> Iterator[Measured]:
+    start = 0
+    for batch in batches:
+        stop = start + num_rows(batch)
+        own = None if targets is None else targets[start:stop]
+        size = batch_size or max(stop - start, batch_size_for(batch, BATCH_BYTES))
+        yield Measured(task, batch, own, start=start, total=total, size=size, differentiable=differentiable)
+        start = stop
 
 
 def warn_if_incomplete(found: FeatureAttribution, *, stacklevel: int) -> None:

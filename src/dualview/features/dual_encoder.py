@@ -17,9 +17,8 @@ from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
 from dualview.engine.removal import as_removal, same_values
 from dualview.engine.site import Site
-from dualview.engine.task import Task, as_task
-from dualview.features._attribution import FeatureAttribution
-from dualview.features._method import Explained, FeatureMethod, attributed, warn_if_incomplete
+from dualview.engine.task import Task
+from dualview.features._method import Explained, FeatureMethod
 from dualview.features.integrated_gradients import IntegratedGradients
 
 Similarity = Literal["dot", "cosine"]
@@ -113,32 +112,6 @@ class DualEncoder(FeatureMethod):
         shown = {field.name: _shown(getattr(self, field.name), self.encoder) for field in dataclasses.fields(self)}
         return f"DualEncoder({', '.join(f'{name}={value}' for name, value in shown.items() if name != '_')})"
 
-    def attribute(
-        self,
-        task: Task | nn.Module,
-        inputs: Any,
-        targets: Any = None,
-        *,
-        batch_size: int | None = None,
-        differentiable: bool = False,
-    ) -> FeatureAttribution:
-        """Score every input feature for its sample's similarity to a candidate.
-
-        Args:
-            task: whose model is the encoder of these inputs, and whose output measures the similarities.
-            inputs: as every feature method takes them.
-            targets: position of the candidate, one a sample or one for all; the most similar by default.
-            batch_size: rows per pass; None chooses by their size.
-            differentiable: keep the graph to the model's weights; candidates' embeddings are constants.
-
-        Raises:
-            ValueError: embeddings of another shape, or a cosine of an output that is not linear in similarities.
-        """
-        matching = self._matching(as_task(task))
-        found = attributed(self, self.explain, matching, inputs, targets, batch_size, differentiable)
-        warn_if_incomplete(found, stacklevel=2)
-        return found
-
     def explain(self, measured: Measured) -> Explained:
         if not isinstance(measured.task, _Matching):
             raise TypeError("DualEncoder explains similarities, not the task's own output: call its `attribute`")
@@ -153,7 +126,7 @@ class DualEncoder(FeatureMethod):
     def _integrated(self) -> IntegratedGradients:
         return IntegratedGradients(self.baseline, steps=self.steps, site=self.site)
 
-    def _matching(self, task: Task) -> Task:
+    def explained_task(self, task: Task) -> Task:
         outputs = task.output if isinstance(task.output, tuple) else (task.output,)
         if self.similarity == "cosine" and not all(getattr(output, "linear", False) for output in outputs):
             raise ValueError(

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from dualview.engine.maps import as_maps, last_convolution, over_input
+from dualview.engine.maps import as_maps, map_site, over_input
 from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
-from dualview.engine.site import Site, as_site
+from dualview.engine.site import Site
 from dualview.features._method import Explained, FeatureMethod
 
 Variant = Literal["plain", "plus-plus"]
@@ -59,7 +59,7 @@ class GradCAM(FeatureMethod):
             raise ValueError(f"`variant` is {self.variant!r}; choose from 'plain' and 'plus-plus'")
 
     def explain(self, measured: Measured) -> Explained:
-        site = last_convolution(measured) if self.site is None else as_site(measured.task.model, self.site)
+        site = map_site(measured, self.site)
         weigh = plain_weights if self.variant == "plain" else plus_plus_weights
         found = []
         for samples in measured.chunks(len(measured)):

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from dualview.engine.maps import as_maps, last_convolution, over_input
+from dualview.engine.maps import as_maps, map_site, over_input
 from dualview.engine.measured import Measured, Parts
 from dualview.engine.outputs import Kind
 from dualview.engine.path import Straight, accumulate, ends, passes
 from dualview.engine.removal import as_removal
-from dualview.engine.site import Site, as_site
+from dualview.engine.site import Site
 from dualview.features._method import Explained, FeatureMethod
 
 Start = Literal["zero", "minimum"]
@@ -70,7 +70,7 @@ class IIA(FeatureMethod):
             raise ValueError(f"`start` is {self.start!r}; choose from 'zero' and 'minimum'")
 
     def explain(self, measured: Measured) -> Explained:
-        site = last_convolution(measured) if self.site is None else as_site(measured.task.model, self.site)
+        site = map_site(measured, self.site)
         reference = self.baseline.reference(measured)
         path = Straight(reference, ends(measured, reference), "right", self.outer)
         along = self._collapsed if self.collapsed else self._iterated

@@ -122,27 +122,14 @@ class LRP(FeatureMethod):
             ValueError: a rule fits nothing, or a terminal rule stands elsewhere than at the input.
             NonFiniteError: relevance overflowed; the operation is named.
         """
-        found = self.unwarned(task, inputs, targets, batch_size=batch_size, differentiable=differentiable, sites=sites)
-        accounts = dict(zip(found.outputs, found.accounts, strict=True))
-        warn_of(accounts if found.account is None else {"": found.account}, stacklevel=2)
-        return found
-
-    def unwarned(
-        self,
-        task: Task | nn.Module,
-        inputs: Any,
-        targets: Any = None,
-        *,
-        batch_size: int | None = None,
-        differentiable: bool = False,
-        sites: Site | Iterable[Site] = (),
-    ) -> FeatureAttribution:
-        """Do as `attribute`, for callers who warn of the account themselves."""
         sites = (sites,) if isinstance(sites, Site) else tuple(sites)
         strangers = [site for site in sites if not isinstance(site, Site)]
         if strangers:
             raise TypeError(f"`sites` hold {strangers[0]!r}; expected a Site such as Site('layer1', 'output')")
-        return attributed(self, partial(self.explain, sites=sites), task, inputs, targets, batch_size, differentiable)
+        found = attributed(self, partial(self.explain, sites=sites), task, inputs, targets, batch_size, differentiable)
+        accounts = dict(zip(found.outputs, found.accounts, strict=True))
+        warn_of(accounts if found.account is None else {"": found.account}, stacklevel=2)
+        return found
 
     def explain(self, measured: Measured, sites: tuple[Site, ...] = ()) -> Explained:
         def seed(_: slice, passed: Trace) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dualview.engine.batches import tensors_in
 from dualview.features._attribution import FeatureAttribution
 from dualview.plotting.explained import check_length
 from dualview.plotting.heatmap import part_of
@@ -36,7 +37,8 @@ def columns_figure(
     values = part_of(attribution.values, input)[row].reshape(-1)
     check_length("names", names, len(values), "columns")
     terms = {name: part[row].reshape(-1) for name, part in terms_of(attribution, input).items()} or {"score": values}
-    given = _inputs(attribution, row, input, len(values))
+    given = input_of(attribution, row, input)
+    given = given.reshape(-1) if given is not None and given.numel() == len(values) else None
     order = torch.argsort(values.abs(), descending=True, stable=True)
     shown = order[:k].tolist()
     bars = [
@@ -95,13 +97,10 @@ def word(name: str) -> str:
     return {"first_order": "own, first order", "higher_order": "own, higher orders"}.get(name, name.replace("_", " "))
 
 
-def _inputs(attribution: FeatureAttribution, row: int, input: str | None, count: int) -> torch.Tensor | None:
-    """Return the values of the sample's columns, where they are at hand."""
+def input_of(attribution: FeatureAttribution, row: int, input: str | None) -> Tensor | None:
+    """Return one sample's input, without the batch axis, where it is at hand."""
     if attribution.source is None or attribution.source.test is None or attribution.site is not None:
         return None
-    from dualview.engine.batches import tensors_in
-
     parts = tensors_in(attribution.source.test_inputs([row]))
     floats = {place: part for place, part in parts.items() if part.is_floating_point()}
-    part = floats.get(input or "", next(iter(floats.values())))
-    return part.reshape(-1) if part.numel() == count else None
+    return floats.get(input or "", next(iter(floats.values())))[0]

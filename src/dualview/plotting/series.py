@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dualview.engine.batches import tensors_in
 from dualview.features._attribution import FeatureAttribution
-from dualview.plotting.columns import sums_sentence
+from dualview.plotting.columns import input_of, sums_sentence
 from dualview.plotting.explained import check_length
-from dualview.plotting.heatmap import Scale, part_of
+from dualview.plotting.heatmap import AGAINST_TONE, FOR_TONE, Scale, part_of
 from dualview.plotting.words import explained_title, number, output_phrase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH, PANEL, GAP, NAMES = 7.2, 1.15, 0.3, 0.55
+    from dualview.plotting.style import Sheet
+
+WIDTH, PANEL, BARS, GAP, NAMES = 7.2, 1.15, 0.22, 0.3, 0.55
 MAX_CHANNELS = 8
 
 
@@ -32,12 +33,13 @@ def series_figure(
 ) -> Figure:
     """Draw one sample's channels as lines, the score of each time step as the colour behind; see `features`."""
     from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_of, note_lines, notes_height
-    from dualview.plotting.style import INK, LINE, QUIET, SMALL, TEXT, Sheet, line_height, plain_style, shorten
+    from dualview.plotting.style import QUIET, SMALL, TEXT, Sheet, line_height, plain_style, shorten
     from dualview.plotting.tiles import SCALE_HEIGHT, draw_scale
 
     scores = _lines(part_of(attribution.values, input)[row].detach().cpu().double().numpy())
     check_length("names", names, len(scores), "channels")
-    given = _given(attribution, row, input)
+    own_input = input_of(attribution, row, input)
+    given = None if own_input is None else _lines(own_input.detach().cpu().double().numpy())
     scale = Scale.of([scores], lower_is_better=attribution.lower_is_better)
     target = int(attribution.targets[row])
     width = MARGIN + NAMES + WIDTH + MARGIN
@@ -46,7 +48,7 @@ def series_figure(
     heading = heading_of(title, subtitle, width)
     sums = sums_sentence(attribution, row, part_of(attribution.values, input)[row])
     notes = note_lines([sums, "Colour behind a line: the score of that time step; below: the scores as bars."], width)
-    each = PANEL + 0.43 + GAP
+    each = line_height(SMALL) + 0.02 + PANEL + 0.03 + BARS + GAP
     body = len(scores) * each + 0.25 + SCALE_HEIGHT
     with plain_style():
         sheet = Sheet(width, 2 * MARGIN + heading.height + body + notes_height(notes))
@@ -57,27 +59,8 @@ def series_figure(
             if len(scores) > 1 or names is not None:
                 sheet.text(MARGIN + NAMES, y - 0.02, shorten(name, WIDTH, SMALL), size=SMALL, color=QUIET)
             y += line_height(SMALL) + 0.02
-            axes = sheet.axes(MARGIN + NAMES, y, WIDTH, PANEL)
-            steps = np.arange(len(line))
-            axes.imshow(scale.paint(line[None]), extent=(-0.5, len(line) - 0.5, 0, 1), aspect="auto", alpha=0.55)
-            if given is not None:
-                own = given[channel if len(given) > 1 else 0]
-                low, high = float(own.min()), float(own.max())
-                spread = (high - low) or 1.0
-                axes.plot(steps, 0.08 + 0.84 * (own - low) / spread, color=INK, linewidth=1.1)
-                for value, at in ((high, y + 0.08 * PANEL), (low, y + 0.92 * PANEL)):
-                    edge = MARGIN + NAMES - 0.06
-                    sheet.text(edge, at - 0.06, number(value), size=SMALL, color=QUIET, ha="right")
-            axes.set(xlim=(-0.5, len(line) - 0.5), ylim=(0, 1), xticks=[], yticks=[])
-            axes.spines[:].set(color=LINE, linewidth=0.6)
-            y += PANEL + 0.03
-            below = sheet.axes(MARGIN + NAMES, y, WIDTH, 0.4 - line_height(SMALL) - 0.02)
-            tones = np.where((line > 0)[:, None] != scale.flipped, *_tones())
-            below.bar(steps, line, width=1.0, color=tones.tolist(), linewidth=0)
-            below.axhline(0, color=QUIET, linewidth=0.4)
-            below.set(xlim=(-0.5, len(line) - 0.5), ylim=(-scale.limit, scale.limit), xticks=[], yticks=[])
-            below.set_axis_off()
-            y += 0.4 - line_height(SMALL) - 0.02 + GAP
+            _draw_channel(sheet, y, line, None if given is None else given[channel if len(given) > 1 else 0], scale)
+            y += PANEL + 0.03 + BARS + GAP
         for step in np.linspace(0, scores.shape[1] - 1, min(6, scores.shape[1])).round().astype(int):
             at = MARGIN + NAMES + WIDTH * (step + 0.5) / scores.shape[1]
             sheet.text(at, y - GAP + 0.04, str(step), size=SMALL, color=QUIET, ha="center")
@@ -87,25 +70,34 @@ def series_figure(
     return sheet.figure
 
 
+def _draw_channel(sheet: Sheet, y: float, line: np.ndarray, own: np.ndarray | None, scale: Scale) -> None:
+    """Draw one channel as a line before the colours of its scores, and these as bars below."""
+    from dualview.plotting.layout import MARGIN
+    from dualview.plotting.style import INK, LINE, QUIET, SMALL
+
+    axes, steps = sheet.axes(MARGIN + NAMES, y, WIDTH, PANEL), np.arange(len(line))
+    axes.imshow(scale.paint(line[None]), extent=(-0.5, len(line) - 0.5, 0, 1), aspect="auto", alpha=0.55)
+    if own is not None:
+        low, high = float(own.min()), float(own.max())
+        spread = (high - low) or 1.0
+        axes.plot(steps, 0.08 + 0.84 * (own - low) / spread, color=INK, linewidth=1.1)
+        for value, at in ((high, y + 0.08 * PANEL), (low, y + 0.92 * PANEL)):
+            edge = MARGIN + NAMES - 0.06
+            sheet.text(edge, at - 0.06, number(value), size=SMALL, color=QUIET, ha="right")
+    axes.set(xlim=(-0.5, len(line) - 0.5), ylim=(0, 1), xticks=[], yticks=[])
+    axes.spines[:].set(color=LINE, linewidth=0.6)
+    below = sheet.axes(MARGIN + NAMES, y + PANEL + 0.03, WIDTH, BARS)
+    tones = np.where((line > 0)[:, None] != scale.flipped, FOR_TONE, AGAINST_TONE) / 255
+    below.bar(steps, line, width=1.0, color=tones.tolist(), linewidth=0)
+    below.axhline(0, color=QUIET, linewidth=0.4)
+    below.set(xlim=(-0.5, len(line) - 0.5), ylim=(-scale.limit, scale.limit), xticks=[], yticks=[])
+    below.set_axis_off()
+
+
 def is_series(shape: Sequence[int]) -> bool:
     """Tell a sample of few long channels from a picture."""
     return len(shape) == 2 and shape[0] <= MAX_CHANNELS and shape[1] >= 16 and shape[1] >= 4 * shape[0]
 
 
-def _tones() -> tuple[np.ndarray, np.ndarray]:
-    from dualview.plotting.heatmap import AGAINST_TONE, FOR_TONE
-
-    return FOR_TONE / 255, AGAINST_TONE / 255
-
-
 def _lines(values: np.ndarray) -> np.ndarray:
     return values.reshape(1, -1) if values.ndim == 1 else values.reshape(values.shape[-2], values.shape[-1])
-
-
-def _given(attribution: FeatureAttribution, row: int, input: str | None) -> np.ndarray | None:
-    if attribution.source is None or attribution.source.test is None or attribution.site is not None:
-        return None
-    parts = tensors_in(attribution.source.test_inputs([row]))
-    floats = {place: part for place, part in parts.items() if part.is_floating_point()}
-    part = floats.get(input or "", next(iter(floats.values())))[0]
-    return _lines(part.detach().cpu().double().numpy())

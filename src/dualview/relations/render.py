@@ -25,7 +25,7 @@ from dualview.engine.propagation.passes import Passes, relevance
 from dualview.engine.propagation.trace import Trace
 from dualview.engine.site import Site
 from dualview.features._attribution import FeatureAttribution
-from dualview.features._method import BATCH_BYTES
+from dualview.features._method import BATCH_BYTES, attributed
 from dualview.features.lrp import LRP
 from dualview.relations.relation import Relation, Side
 
@@ -147,7 +147,7 @@ def render(
     rows = _distinct(test_index)
     source = relation.source
     task = dataclasses.replace(relation.explainer.task, classes=None)  # targets are output columns already
-    own = rule.unwarned(task, source.test_inputs(rows), relation.targets[rows], batch_size=batch_size)
+    own = attributed(rule, rule.explain, task, source.test_inputs(rows), relation.targets[rows], batch_size)
     sides = {"on the test side": on_test, "on the training side": on_train, "of the network's own output": own}
     warn_of({what: one.account for what, one in sides.items() if one.account is not None}, stacklevel=2)
     return Maps(
