@@ -16,12 +16,14 @@ def test_methods_are_judged_on_built_in_tasks_and_on_ones_own(capsys, inside):
     out = run(capsys, *built_in, "--subsets", "4", "--csv", "judged.csv", "--ranks", "ranks.png")
     rows = list(csv.DictReader(Path("judged.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["contender"] for row in rows} == {"random", "DualView(C=0.01)"}
+    assert all(float(row["fit_seconds"]) > 0 and int(row["forward"]) > 118 for row in rows)
     lds = next(row for row in rows if row["metric"] == "lds" and row["contender"] == "DualView(C=0.01)")
     assert f"{float(lds['value']):.3f}" in out and "only 4 subsets" in lds["notes"] and "only 4 subsets" in out
     assert "cost and rank" in out and "table: judged.csv" in out
     assert all(Path(name).read_bytes().startswith(b"\x89PNG") for name in ("ranks.png", "metrics.png"))
     if importlib.util.find_spec("mlxtend") is not None:
         out = run(capsys, *own, "--methods", "same-class", "--metrics", "lds")
+        assert "random" in out  # stands in every table
         assert "1.000 (1.000 to" in out and "nothing says how to train the network" in out
 
 

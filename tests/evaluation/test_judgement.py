@@ -1,8 +1,10 @@
 """The table of contenders, metrics and cases, its ranks and its costs."""
 
 import csv
+import dataclasses
 import io
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +14,11 @@ import torch
 
 import dualview as dv
 from dualview.evaluation._estimate import Estimate
+from dualview.evaluation._table import COLUMNS, COSTS
 from dualview.evaluation.cases import case_of
 from dualview.evaluation.contenders import BASELINES, Best, Contender, Fitted, Method, contender
-from dualview.evaluation.judgement import COLUMNS, Judgement, Line, judge
-from dualview.evaluation.metrics import METRICS
+from dualview.evaluation.judgement import Judgement, Line, judge
+from dualview.evaluation.metrics import METRICS, Metric
 
 RANDOM, SAME_CLASS = BASELINES["random"], BASELINES["same-class"]
 
@@ -51,7 +54,7 @@ def test_tables_hold_every_note():
     assert "undefined" in text and "does not apply" in text
     assert text.endswith("[1] few  \n[2] tied  \n[3] c has no slack  \n")
     rows = list(csv.DictReader(io.StringIO(judgement.to_csv())))
-    assert tuple(rows[0]) == COLUMNS and rows[0]["notes"] == "few; tied"
+    assert tuple(rows[0]) == (*COLUMNS, *COSTS) and rows[0]["notes"] == "few; tied"
     assert rows[1]["value"] == "" and rows[2]["notes"] == "c has no slack"
 
 
@@ -66,7 +69,7 @@ def test_a_judgement_of_real_contenders(toy_problem):
     assert by_name["mislabel-detection", "same class"].why_not == "it has no self-influence to rank training samples by"
     assert by_name["mislabel-recall-slack", "DualView(C=0.1)"].estimate.mean > 0.3
     again = judge(contenders, metrics, cases, progress=False)
-    assert again.to_csv() == found.to_csv()  # to the last digit
+    assert [line.row() for line in again.lines] == [line.row() for line in found.lines]  # to the last digit
     for cost in found.costs:
         assert cost.num_test == 60 and cost.explain_seconds >= 0 and cost.metric_seconds > 0
     # Each reads a sample once, and some more to look at the model; nothing goes backward.
@@ -137,3 +140,62 @@ def test_a_case_without_a_metric_for_it_costs_nothing(toy_problem):
     assert found == Judgement((), ()) and found.to_markdown().startswith("|")
     with pytest.raises(KeyError):
         METRICS["nothing"]
+
+
+def test_what_takes_too_long_is_stopped_and_said(toy_problem):
+    def endless(task, inputs):
+        while True:
+            time.sleep(0.01)
+
+    metrics = [METRICS[name] for name in ("sparsity", "mislabel-recall")]
+    cases = [partial(case_of, toy_problem(variant)) for variant in ("standard", "flipped")]
+    found = judge([Scoring(endless), RANDOM], metrics, cases, limit=0.2, progress=False)
+    said = {(line.variant, line.contender): line.why_not for line in found.lines}
+    assert said["standard", "scoring"] == "making its scores was stopped after 0.2 s"
+    assert said["flipped", "scoring"] == "making its scores was stopped after 0.2 s on standard"  # and not tried anew
+    assert said["standard", "random"] == said["flipped", "random"] == ""
+    assert {cost.contender for cost in found.costs} == {"random"}
+
+
+def test_a_metric_that_trains_networks_and_takes_too_long_is_not_tried_for_others(toy_problem):
+    def endless(judged):
+        while True:
+            time.sleep(0.01)
+
+    slow = Metric("slow", "standard", endless, retrains=True)
+    case = partial(case_of, toy_problem())
+    found = judge([RANDOM, SAME_CLASS], [slow, METRICS["sparsity"]], [case], limit=0.2, progress=False)
+    assert [line.why_not for line in found.lines if line.metric == "slow"] == [
+        "it was stopped after 0.2 s",
+        "it was stopped after 0.2 s for random",
+    ]
+    assert all(line.estimate is not None for line in found.lines if line.metric == "sparsity")
+
+
+def test_what_is_kept_is_found_by_the_same_call_and_by_no_other(toy_problem, tmp_path, monkeypatch):
+    metrics = [METRICS["sparsity"], METRICS["model-randomisation"]]
+    cases = [partial(case_of, toy_problem())]
+    first = judge([SAME_CLASS, contender("BM25")], metrics, cases, keep=tmp_path, progress=False)
+    fits = []
+    fit = Method.fit
+    monkeypatch.setattr(Method, "fit", lambda self, *given: fits.append(self.name) or fit(self, *given))
+    again = judge([SAME_CLASS, contender("BM25")], metrics, cases, keep=tmp_path, progress=False)
+    assert again.to_csv() == first.to_csv() and again.costs == first.costs and not fits
+    assert torch.equal(again.lines[0].estimate.values, first.lines[0].estimate.values)
+    judge([SAME_CLASS], metrics[:1], cases, keep=tmp_path, progress=False)  # other metrics
+    judge([SAME_CLASS], metrics, [partial(case_of, toy_problem(), seed=1)], keep=tmp_path, progress=False)
+    monkeypatch.setattr("dualview.evaluation._kept._code", lambda: "other code")
+    judge([SAME_CLASS], metrics, cases, keep=tmp_path, progress=False)
+    assert len(fits) == 1 + 2 + 2  # model randomisation fits again
+
+
+def test_nothing_is_kept_of_a_case_that_nothing_identifies(toy_problem, tmp_path):
+    case = dataclasses.replace(case_of(toy_problem()), identity=None)
+    with pytest.raises(ValueError, match="`keep`: toy is no built-in case"):
+        judge([SAME_CLASS], [METRICS["sparsity"]], [lambda: case], keep=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
+def test_a_limit_is_a_time(toy_problem, limit):
+    with pytest.raises(ValueError, match="`limit` must be a positive number of seconds"):
+        judge([RANDOM], [METRICS["sparsity"]], [partial(case_of, toy_problem())], limit=limit, progress=False)

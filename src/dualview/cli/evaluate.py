@@ -32,7 +32,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help=f"A baseline ({', '.join(BASELINES)}) or a method with its settings, e.g. 'DualView(C=1e-3)'; "
-            "repeat for more. Default: every one."
+            "repeat for more; random is always among them. Default: every one."
         ),
     ] = None,
     metrics: Annotated[
@@ -40,7 +40,7 @@ def evaluate(
         typer.Option(help="Repeat for more; 'all' adds those that train networks for each method. Default: the rest."),
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Built-in tasks; repeat for more. Default: mnist-mlp.")
+        list[str] | None, typer.Option(help="Built-in tasks; repeat for more, or 'all'. Default: mnist-mlp.")
     ] = None,
     store: Annotated[Path, typer.Option(help="Folder that keeps trained networks and retrained outputs.")] = Path(
         "runs/evaluation"
@@ -55,6 +55,12 @@ def evaluate(
         int | None, typer.Option(help="Half subsets that retrained networks saw. Default: 100, or what the task says.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds for a method's scores on a task, and for each metric on them.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder in which parts are kept: a killed run goes on. Built-in tasks only.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table in Markdown.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw each metric with its intervals.")] = None,
@@ -79,12 +85,15 @@ def evaluate(
     else:
         problems = [
             Problem(_source(name), variant, store)
-            for name in tasks or ["mnist-mlp"]
+            for name in (SOURCES if tasks and "all" in tasks else tasks or ["mnist-mlp"])
             for variant in VARIANTS
             if any(metric.variant == variant for metric in named)
         ]
         made = [partial(case_of, problem, **bank) for problem in problems]
-    judgement = judge(contenders(methods or NAMES), named, made)
+    judged = contenders(methods or NAMES)
+    if BASELINES["random"] not in judged:  # no table without it
+        judged.insert(0, BASELINES["random"])
+    judgement = judge(judged, named, made, limit=limit, keep=keep)
     _print(judgement)
     for path, text in ((csv, judgement.to_csv), (markdown, judgement.to_markdown)):
         if path is not None:

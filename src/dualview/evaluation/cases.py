@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from dualview.engine.datasets import as_samples
-from dualview.engine.fingerprint import hash_tensors
+from dualview.engine.fingerprint import hash_bytes, hash_tensors
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import columns_of
 from dualview.engine.retraining import Bank, retrain
@@ -47,6 +47,7 @@ class Case:
         num_subsets: half subsets of the bank.
         num_seeds: trainings of each.
         reserved: whether the first half of the subsets is for choosing contenders, and only the rest for scores.
+        identity: stands for the network and the data, to the last bit; None where nothing does.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Case:
     num_subsets: int = 100
     num_seeds: int = 2
     reserved: bool = False
+    identity: str | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -161,6 +163,7 @@ def case_of(problem: Problem, *, num_subsets: int | None = None, num_seeds: int 
         bank_name=problem.source.name,
         num_subsets=num_subsets,
         num_seeds=num_seeds,
+        identity=hash_bytes(problem.fingerprint, hash_tensors({"test": test.inputs, "labels": test.labels}), str(seed)),
     )
 
 

@@ -9,87 +9,18 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dualview._display import png
 from dualview.engine.progress import announce
 from dualview.errors import NonFiniteError
-from dualview.evaluation._estimate import Estimate
+from dualview.evaluation._kept import key_of, load_kept, save_kept
+from dualview.evaluation._table import COLUMNS, COSTS, Cost, Line
+from dualview.evaluation._time_limit import TimeLimitReached, time_limit
 from dualview.evaluation.cases import Case
 from dualview.evaluation.contenders import Best, Contender
 from dualview.evaluation.metrics import Inapplicable, Judged, Metric, choose
-
-COLUMNS = ("data", "variant", "metric", "contender", "value", "low", "high", "chance", "samples", "better", "notes")
-_BETTER = {True: "higher", False: "lower", None: ""}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One contender by one metric on one case.
-
-    Attributes:
-        data: name of the case.
-        variant: its flaw.
-        metric: name of the metric.
-        contender: name of the contender.
-        estimate: what was measured; None where the metric does not apply.
-        why_not: the reason then.
-    """
-
-    data: str
-    variant: str
-    metric: str
-    contender: str
-    estimate: Estimate | None
-    why_not: str = ""
-
-    def row(self) -> dict[str, Any]:
-        """Return the line as one row of a table, COLUMNS in order."""
-        if self.estimate is None:
-            values: list[Any] = [math.nan, math.nan, math.nan, None, 0, "", self.why_not]
-        else:
-            found = self.estimate
-            better, notes = _BETTER[found.higher_is_better], "; ".join(found.notes)
-            values = [found.mean, found.low, found.high, found.chance, found.num_samples, better, notes]
-        return dict(zip(COLUMNS, [self.data, self.variant, self.metric, self.contender, *values], strict=True))
-
-    def short(self, notes: dict[str, int]) -> dict[str, str]:
-        """Return the line in words for people; its notes become numbers, and are added to `notes` where new."""
-        said = (self.why_not,) if self.estimate is None else self.estimate.notes
-        marks = " ".join(f"[{notes.setdefault(note, len(notes) + 1)}]" for note in said)
-        names = ("mean", "95 % interval", "chance", "better", "over")
-        cells = dict(zip(names, _cells(self.estimate), strict=True))
-        return {"metric": self.metric, "contender": self.contender, **cells, "notes": marks}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a contender cost on one case.
-
-    Attributes:
-        data: name of the case.
-        variant: its flaw.
-        contender: name of the contender.
-        fit_seconds: seeing the training set, recording included.
-        explain_seconds: scoring all test samples for their predicted classes.
-        fit_passes: samples that went forward and backward through the network meanwhile.
-        explain_passes: the same in the explanation.
-        num_test: how many test samples there are.
-        num_bytes: kept between fit and explanation.
-        metric_seconds: what the metrics took themselves, without the scores they asked for; those that retrain
-            are left out.
-    """
-
-    data: str
-    variant: str
-    contender: str
-    fit_seconds: float
-    explain_seconds: float
-    fit_passes: tuple[int, int]
-    explain_passes: tuple[int, int]
-    num_test: int
-    num_bytes: int
-    metric_seconds: float
 
 
 @dataclass(frozen=True)
@@ -109,8 +40,14 @@ class Judgement:
         return png(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the lines as rows of a table."""
-        return [line.row() for line in self.lines]
+        """Return the lines as rows of a table, each with what its contender cost on that case."""
+        nothing = dict.fromkeys(COSTS)
+        return [line.row() | (nothing if cost is None else cost.row()) for line, cost in self._with_costs()]
+
+    def _with_costs(self) -> list[tuple[Line, Cost | None]]:
+        """Return each line with its contender's cost on its case; None where it has none."""
+        costs = {(cost.data, cost.variant, cost.contender): cost for cost in self.costs}
+        return [(line, costs.get((line.data, line.variant, line.contender))) for line in self.lines]
 
     def ranks(self) -> dict[str, tuple[float, int]]:
         """Return each contender's mean rank, 1 for the best, and over how many comparisons it was taken.
@@ -136,7 +73,7 @@ class Judgement:
         """Return the table as comma-separated values."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow((*COLUMNS, *COSTS))
         for row in self.rows():
             writer.writerow(["" if value is None or value != value else value for value in row.values()])
         return text.getvalue()
@@ -144,7 +81,15 @@ class Judgement:
     def to_markdown(self) -> str:
         """Return the table in Markdown, notes numbered below it."""
         notes: dict[str, int] = {}
-        shown = [{"data": line.data, "variant": line.variant, **line.short(notes)} for line in self.lines]
+        shown = [
+            {
+                "data": line.data,
+                "variant": line.variant,
+                **line.short(notes),
+                "seconds": "" if cost is None else cost.short,
+            }
+            for line, cost in self._with_costs()
+        ]
         head = list(shown[0]) if shown else []
         table = [head, ["---"] * len(head), *(list(row.values()) for row in shown)]
         below = [f"[{number}] {note}  " for note, number in notes.items()]
@@ -156,6 +101,8 @@ def judge(
     metrics: Sequence[Metric],
     cases: Iterable[Callable[[], Case]],
     *,
+    limit: float | None = None,
+    keep: Path | None = None,
     progress: bool = True,
 ) -> Judgement:
     """Measure every contender by every metric on the cases with the flaw that the metric needs.
@@ -167,14 +114,23 @@ def judge(
         contenders: what is judged.
         metrics: what by.
         cases: each one made when its turn comes; a metric is taken on those of its variant.
+        limit: seconds for a contender's scores on a case, and for each metric on them; what takes longer is stopped,
+            has a line that says so, and is not tried on the data's other variants (a metric that trains networks:
+            not for other contenders). None: no limit.
+        keep: folder in which each contender's part is kept when it is done, and found by the same call of the same
+            code; a killed run goes on where it was. Built-in cases only.
         progress: say what is being done.
 
     Raises:
-        ValueError: two cases or two contenders have the same name.
+        ValueError: two cases or two contenders have the same name; `keep` for a case that nothing identifies; a limit
+            that cannot be kept.
     """
+    with time_limit(limit):  # refused here, before it could pass for a contender's refusal
+        pass
     lines: list[Line] = []
-    seen: set[tuple[str, ...]] = set()
     costs: list[Cost] = []
+    seen: set[tuple[str, str]] = set()
+    stopped = _Stopped()
     for make in cases:
         case = make()
         names = [one.name for one in contenders if isinstance(one, Contender)]
@@ -188,52 +144,103 @@ def judge(
             case = dataclasses.replace(case, reserved=True)
         for given in contenders if wanted else ():
             one = choose(given, case) if isinstance(given, Best) else given
-            announce(f"{case.name}, {case.variant}: {one.name}", progress)
-            judged = Judged(case, one)
-            try:
-                judged.scores  # noqa: B018  # made here, so that their time is known
-            except ValueError as refusal:  # it is not made for these data; the table says why, and goes on
-                lines += [Line(case.name, case.variant, metric.name, one.name, None, str(refusal)) for metric in wanted]
-                continue
-            cost = judged.seconds["scores"]
-            measuring = 0.0
-            for metric in wanted:
-                started, scoring = time.perf_counter(), sum(judged.seconds.values())
-                lines.append(_line(judged, metric))
-                if not metric.retrains:
-                    measuring += time.perf_counter() - started - (sum(judged.seconds.values()) - scoring)
-            fitted = judged.fitted
-            costs.append(
-                Cost(
-                    case.name,
-                    case.variant,
-                    one.name,
-                    fitted.seconds,
-                    cost - fitted.seconds,
-                    judged.passes["fit"],
-                    judged.passes["explain"],
-                    len(case.test_targets),
-                    fitted.num_bytes(),
-                    measuring,
-                )
-            )
+            path = None if keep is None else keep / f"{_key(case, one, wanted, limit)}.json"
+            found = None if path is None else load_kept(path)
+            if found is None:
+                announce(f"{case.name}, {case.variant}: {one.name}", progress)
+                found = _judged(case, one, wanted, limit, stopped)
+                if path is not None:
+                    save_kept(path, *found)
+            stopped.note(found[0])
+            lines += found[0]
+            costs += found[1]
     return Judgement(tuple(lines), tuple(costs))
 
 
-def _line(judged: Judged, metric: Metric) -> Line:
+class _Stopped:
+    """What took longer than the limit."""
+
+    def __init__(self) -> None:
+        self._scores: dict[tuple[str, str], str] = {}
+        self._metrics: dict[tuple[str, str, str], str] = {}
+
+    def note(self, lines: Iterable[Line]) -> None:
+        """Remember what was stopped."""
+        for line in lines:
+            if line.why_not.startswith(SCORES_STOPPED):
+                self._scores.setdefault((line.data, line.contender), f"{line.why_not} on {line.variant}")
+            elif line.why_not.startswith(METRIC_STOPPED):
+                self._metrics.setdefault((line.data, line.variant, line.metric), f"{line.why_not} for {line.contender}")
+
+    def scores(self, case: Case, contender: Contender) -> str | None:
+        """Return what is known of a contender's scores on another variant."""
+        return self._scores.get((case.name, contender.name))
+
+    def metric(self, case: Case, metric: Metric) -> str | None:
+        """Return what is known of a metric that trains networks, which takes as long for every contender."""
+        return self._metrics.get((case.name, case.variant, metric.name)) if metric.retrains else None
+
+
+SCORES_STOPPED, METRIC_STOPPED = "making its scores was stopped", "it was stopped"
+
+
+def _key(case: Case, contender: Contender, metrics: Sequence[Metric], limit: float | None) -> str:
+    if case.identity is None:
+        raise ValueError(f"`keep`: {case.name} is no built-in case, and nothing tells it from another of that name")
+    bank = case.num_subsets, case.num_seeds, case.reserved
+    return key_of(case.name, case.variant, case.identity, bank, contender, [metric.name for metric in metrics], limit)
+
+
+def _judged(
+    case: Case, contender: Contender, metrics: Sequence[Metric], limit: float | None, stopped: _Stopped
+) -> tuple[list[Line], list[Cost]]:
+    """Measure one contender on one case."""
+    judged = Judged(case, contender)
+    refused = stopped.scores(case, contender)
+    if refused is None:
+        try:
+            with time_limit(limit):
+                judged.scores  # noqa: B018  # made here, so that their time is known
+        except ValueError as refusal:  # it is not made for these data; the table says why, and goes on
+            refused = str(refusal)
+        except TimeLimitReached as end:
+            refused = f"{SCORES_STOPPED} {str(end).removeprefix('stopped ')}"
+    if refused is not None:
+        return [Line(case.name, case.variant, metric.name, contender.name, None, refused) for metric in metrics], []
+    cost = judged.seconds["scores"]
+    lines, measuring = [], 0.0
+    for metric in metrics:
+        started, scoring = time.perf_counter(), sum(judged.seconds.values())
+        lines.append(_line(judged, metric, limit, stopped.metric(case, metric)))
+        if not metric.retrains:
+            measuring += time.perf_counter() - started - (sum(judged.seconds.values()) - scoring)
+    fitted = judged.fitted
+    return lines, [
+        Cost(
+            case.name,
+            case.variant,
+            contender.name,
+            fitted.seconds,
+            cost - fitted.seconds,
+            judged.passes["fit"],
+            judged.passes["explain"],
+            len(case.test_targets),
+            fitted.num_bytes(),
+            measuring,
+        )
+    ]
+
+
+def _line(judged: Judged, metric: Metric, limit: float | None, known: str | None) -> Line:
     place = judged.case.name, judged.case.variant, metric.name, judged.contender.name
+    if known is not None:
+        return Line(*place, None, known)
     try:
-        return Line(*place, metric.measure(judged))
+        with time_limit(limit):
+            return Line(*place, metric.measure(judged))
     except Inapplicable as reason:
         return Line(*place, None, str(reason))
     except NonFiniteError as error:
         return Line(*place, None, f"undefined: {error}")
-
-
-def _cells(found: Estimate | None) -> tuple[str, ...]:
-    if found is None:
-        return "does not apply", "", "", "", ""
-    interval = "" if math.isnan(found.low) else f"({found.low:.3f} to {found.high:.3f})"
-    chance = "" if found.chance is None else f"{found.chance:.3f}"
-    mean = "undefined" if math.isnan(found.mean) else f"{found.mean:.3f}"
-    return mean, interval, chance, _BETTER[found.higher_is_better], f"{found.num_samples} {found.over}"
+    except TimeLimitReached as end:
+        return Line(*place, None, f"{METRIC_STOPPED} {str(end).removeprefix('stopped ')}")

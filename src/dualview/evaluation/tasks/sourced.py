@@ -48,8 +48,8 @@ SOURCES = {
         _digits("digits-mlp", recipe=MLP_RECIPE),
         _digits("digits-cnn", recipe=TINY_CNN_RECIPE),
         _mnist("mnist-mlp", partial(sources.mnist_5k, num_train=2000, num_test=200), recipe=MLP_RECIPE),
-        _mnist("mnist-cnn", sources.mnist_5k, recipe=CNN_RECIPE),
-        _fashion("fashion-cnn", _large, recipe=CNN_RECIPE),
+        _mnist("mnist-cnn", sources.mnist_5k, recipe=CNN_RECIPE, num_subsets=30),
+        _fashion("fashion-cnn", _large, recipe=CNN_RECIPE, num_subsets=30),
         _fashion("fashion-residual", _large, recipe=RESIDUAL_RECIPE, num_subsets=30),
         _fashion(
             "confirmation", partial(sources.fashion_mnist, num_train=2000, num_test=200, seed=0), recipe=MLP_RECIPE
