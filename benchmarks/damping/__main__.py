@@ -4,15 +4,18 @@ Linear datamodelling score of each method that inverts a curvature, over its dam
 with the margins of networks retrained on half subsets, mean over test samples. The subsets are drawn for this table
 alone, 60 × 2 seeds: no other table uses them, so that defaults that were chosen here are not chosen on what they are
 judged by. λ is `damping` × the mean diagonal of the matrix that is inverted (ForwardInfluence: of the training
-samples' kernel, so many samples' worth). **Bold**: the method's default; the last column is the mean over tasks.
+samples' kernel, so many samples' worth). **Bold**: the method's default; then the mean over tasks, and the seconds of
+fit and explanation, summed over tasks, one thread. Intervals stand in `damping.csv`.
 """
 
 import argparse
+import csv
 import dataclasses
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -32,6 +35,7 @@ SUBSETS, SEEDS, DRAWN = 60, 2, 1  # half_subsets(..., seed=0) are those of all o
 DAMPINGS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 LARGE = {"Influence": (1.0, 10.0, 100.0)}  # below, conjugate gradients take minutes
 METHODS: dict[str, Callable[[float], DataMethod]] = {
+    "Random": lambda d: dv.Random(),
     "EKFAC": lambda d: dv.EKFAC(damping=d),
     "KFAC": lambda d: dv.EKFAC(damping=d, curvature="kfac"),
     "diagonal": lambda d: dv.EKFAC(damping=d, curvature="diagonal"),
@@ -59,43 +63,54 @@ def bank(problem: Problem, task: dv.Task) -> Bank:
     )
 
 
-def scores(names: list[str]) -> dict[str, dict[tuple[str, float], float]]:
-    """Measure; method → (task, damping) → score."""
-    found: dict[str, dict[tuple[str, float], float]] = {name: {} for name in names}
+class Row(NamedTuple):
+    """One method with one damping on one task."""
+
+    task: str
+    method: str
+    damping: float | None
+    default: bool
+    lds: float
+    low: float
+    high: float
+    seconds: float
+
+
+def scores(names: list[str]) -> list[Row]:
+    """Measure, and print each number when it is there."""
+    found = []
     for source in TASKS:
         problem = Problem(SOURCES[source], "standard", STORE)
         task = problem.task(problem.model(0))
         truth = bank(problem, task)
         for name in names:
-            default = getattr(METHODS[name](1.0).__class__(), "damping")  # noqa: B009
-            for damping in sorted({*LARGE.get(name, DAMPINGS), default}):
+            default = type(METHODS[name](1.0))()
+            own = getattr(default, "damping", None)
+            for damping in [None] if own is None else sorted({*LARGE.get(name, DAMPINGS), own}):
+                method = METHODS[name](damping or 1.0)
                 started = time.perf_counter()
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
-                    explainer = dv.fit(METHODS[name](damping), task, problem.train.pairs, progress=False)
+                    explainer = dv.fit(method, task, problem.train.pairs, progress=False)
                     result = explainer.explain(problem.test.inputs, problem.test.labels)
-                measured = linear_datamodelling_score(result, truth.masks, truth.outputs)
-                found[name][source, damping] = measured.mean
-                words = "; ".join(str(one.message) for one in said)
                 seconds = time.perf_counter() - started
-                print(f"{source} {name} {damping:g}: {measured.mean:.3f} ({seconds:.1f} s) {words}", flush=True)
+                at = linear_datamodelling_score(result, truth.masks, truth.outputs)
+                chosen = damping is not None and dataclasses.replace(default) == method
+                row = Row(source, name, damping, chosen, at.mean, at.low, at.high, seconds)
+                print(row, "; ".join(str(one.message) for one in said), flush=True)
+                found.append(row)
     return found
 
 
-def rows(found: dict[str, dict[tuple[str, float], float]]) -> list[dict[str, str]]:
+def rows(found: list[Row]) -> list[dict[str, str]]:
     """Write a line for each method and damping."""
     lines = []
-    for name, values in found.items():
-        default = METHODS[name](1.0).__class__()
-        for damping in sorted({damping for _, damping in values}):
-            chosen = damping == default.damping and dataclasses.replace(default) == METHODS[name](damping)
-            cells = [values[source, damping] for source in TASKS]
-            written = [f"{value:.3f}" for value in (*cells, sum(cells) / len(cells))]
-            label = f"{damping:g}"
-            lines.append(
-                {"method": name, "damping": f"**{label}**" if chosen else label}
-                | dict(zip((*TASKS, "mean"), written, strict=True))
-            )
+    for name, damping in dict.fromkeys((row.method, row.damping) for row in found):
+        here = [row for row in found if (row.method, row.damping) == (name, damping)]
+        values = [*(row.lds for row in here), sum(row.lds for row in here) / len(here)]
+        label = "" if damping is None else f"**{damping:g}**" if here[0].default else f"{damping:g}"
+        written = dict(zip((*TASKS, "mean"), (f"{value:.3f}" for value in values), strict=True))
+        lines.append({"method": name, "damping": label, **written, "seconds": f"{sum(r.seconds for r in here):.2g}"})
     return lines
 
 
@@ -104,9 +119,12 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help=f"print these alone, of {', '.join(METHODS)}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lines = table(rows(scores(arguments.methods or [*METHODS])))
+    found = scores(arguments.methods or [*METHODS])
+    lines = table(rows(found))
     print(lines)
     if not arguments.methods:
+        with RESULT.with_suffix(".csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([Row._fields, *found])
         where = f"`make bench-damping` on {machine()}. {time.strftime('%Y-%m-%d')}."
         RESULT.write_text(f"# damping\n\n{__doc__}\n{where}\n\n{lines}\n")
 

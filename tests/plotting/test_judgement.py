@@ -287,7 +287,7 @@ def test_contenders_with_fewer_comparisons_say_so():
     lines = (*FEW.lines, line("hoyer", DUALVIEW, 0.3), line("hoyer", RANDOM, 0.1))
     said = words(dv.plot(Judgement(lines, FEW.costs), kind="ranks"))
     assert "Each rank is the mean over 1 to 2 comparisons; a comparison is a metric on a case." in said
-    assert said.count("1 of 2 comparisons") == 1
+    assert sum("(1 of 2)" in words for words in said) == 1
 
 
 def test_contenders_without_run_time_are_named():

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import dualview
 from dualview.engine.files import write_atomically
 from dualview.engine.fingerprint import hash_bytes
 from dualview.evaluation._estimate import Estimate
@@ -56,5 +55,5 @@ def _estimate(plain: dict[str, Any] | None) -> Estimate | None:
 
 @cache
 def _code() -> str:
-    folder = Path(dualview.__file__).parent
+    folder = Path(__file__).parents[1]
     return hash_bytes(*(path.read_bytes() for path in sorted(folder.rglob("*.py"))))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from dualview._display import shows
 from dualview.evaluation._estimate import Estimate
 from dualview.evaluation.judgement import Judgement, Line
-from dualview.plotting.words import MINUS, number
+from dualview.plotting.ranks import rank_figure
+from dualview.plotting.words import MINUS, count, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
 WIDTH, COLUMNS = 6.4, 3  # a sheet's least width; panels beside each other at most
 PANEL, GAP, AXIS, BETWEEN = 1.75, 0.3, 0.3, 0.22  # a panel's least width, the gap beside it, its axis, and below
 NAME, MARKS, BESIDE, INDENT = 2.75, 0.8, 0.08, 0.32  # names and marks are broken at these; beside a panel, a number
-RANKS_WIDTH, RANKS_HEIGHT, LEFT, RIGHT, BELOW = 7.6, 3.0, 0.6, 0.4, 0.6
-LABEL, AWAY, NEAR = 2.6, 0.13, 0.07  # labels are broken at this width, which fits twice; their distance from dots
-FASTEST = 1e-3  # seconds; what takes less is drawn there
-
-Spot = tuple[float, float]  # across and down
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @shows(Judgement)
@@ -127,7 +122,7 @@ def _words(lines: Sequence[Line]) -> tuple[str, str]:
     if any(_notes(line) for line in lines):
         legend.append("numbers: notes, at the foot")
     counted = {"contender": "contender", "metric": "metric", "data": "data set"}
-    title = ", ".join(_count(len({getattr(line, name) for line in lines}), word) for name, word in counted.items())
+    title = ", ".join(count(len({getattr(line, name) for line in lines}), word) for name, word in counted.items())
     return title, "; ".join(legend) + "."
 
 
@@ -187,14 +182,14 @@ def _is_told(found: Estimate) -> bool:
 
 def _draw_row(sheet: Sheet, y: float, panels: Sequence[Panel], grid: Grid, room: float) -> None:
     """Draw panels beside each other, the contenders' names at their left; y is the top of the headings."""
-    from dualview.plotting.layout import MARGIN
+    from dualview.plotting.layout import MARGIN, draw_lines
     from dualview.plotting.style import SMALL, TRACK, line_height
 
     band = grid.left + len(panels) * grid.cell - GAP - MARGIN + 2 * BESIDE
     for place, (name, (top, bottom)) in enumerate(grid.rows.items()):
         if place % 2 == 0:
             sheet.box(MARGIN - BESIDE, y + room + top, band, bottom - top, TRACK)
-        _draw_lines(sheet, MARGIN, y + room + (top + bottom) / 2, grid.names[name])
+        draw_lines(sheet, MARGIN, y + room + (top + bottom) / 2, grid.names[name])
     for column, panel in enumerate(panels):
         x = grid.left + column * grid.cell
         for at, (words, weight) in enumerate(panel.heading):
@@ -204,6 +199,7 @@ def _draw_row(sheet: Sheet, y: float, panels: Sequence[Panel], grid: Grid, room:
 
 def _draw_panel(sheet: Sheet, x: float, y: float, panel: Panel, grid: Grid) -> None:
     """Draw one panel's rows, in inches downwards; (x, y) is its top left corner."""
+    from dualview.plotting.layout import draw_lines
     from dualview.plotting.style import FOR, PAPER, QUIET
 
     axes = sheet.axes(x, y, grid.panel, grid.height)
@@ -211,12 +207,12 @@ def _draw_panel(sheet: Sheet, x: float, y: float, panel: Panel, grid: Grid) -> N
     shown: list[float] = []
     for name, (top, bottom) in grid.rows.items():
         middle = (top + bottom) / 2
-        _draw_lines(sheet, x + grid.panel + BESIDE, y + middle, panel.marks.get(name, []))
+        draw_lines(sheet, x + grid.panel + BESIDE, y + middle, panel.marks.get(name, []))
         line = panel.lines.get(name)
         found = None if line is None else line.estimate
         if found is None or not math.isfinite(found.mean):
             words = "not measured" if line is None else "does not apply" if found is None else number(found.mean)
-            _draw_lines(sheet, x + BESIDE, y + middle, [words])
+            draw_lines(sheet, x + BESIDE, y + middle, [words])
             continue
         if found.chance is not None:
             axes.plot([found.chance] * 2, [top, bottom], color=QUIET, linewidth=1, linestyle=(0, (3, 2)))
@@ -234,6 +230,8 @@ def _finish_panel(axes: Axes, shown: Sequence[float]) -> None:
     """Give a panel an axis that holds what it shows; where that is nothing, none."""
     from matplotlib.ticker import MaxNLocator
 
+    from dualview.plotting.layout import quiet
+
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.6g}".replace("-", MINUS))
     if shown:
@@ -242,159 +240,4 @@ def _finish_panel(axes: Axes, shown: Sequence[float]) -> None:
     else:
         axes.set_xticks([])
     axes.set_yticks([])
-    _quiet(axes, "bottom")
-
-
-def _quiet(axes: Axes, *shown: str) -> None:
-    """Leave an axes only these sides, and draw them and their ticks in grey."""
-    from dualview.plotting.style import LINE, QUIET, SMALL, font
-
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in shown)
-        spine.set_color(LINE)
-    axes.tick_params(color=LINE, labelcolor=QUIET)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_fontproperties(font(SMALL))
-
-
-def _draw_lines(sheet: Sheet, x: float, middle: float, lines: Sequence[str], side: str = "left") -> None:
-    """Write small lines below each other, centred at a height."""
-    from dualview.plotting.style import SMALL, line_height
-
-    for at, line in enumerate(lines):
-        y = middle + (at - len(lines) / 2) * line_height(SMALL) + 0.02  # letters stand low in their box
-        sheet.text(x, y, line, size=SMALL, ha=side)
-
-
-def _count(num: int, word: str) -> str:
-    return f"{num} {word}" + ("" if num == 1 else "s")
-
-
-# ── rank against run time ────────────────────────────────────────────────────────────────────────
-
-
-class Ranked(NamedTuple):
-    """One contender: its mean rank, the seconds of its fits and explanations (at least FASTEST), its label's lines."""
-
-    rank: float
-    seconds: float
-    label: list[str]
-
-
-def rank_figure(judgement: Judgement) -> Figure:
-    """Draw each contender's mean rank, the best at the top, against its run time on a logarithmic axis.
-
-    Run time is that of fits and explanations, summed over the cases.
-
-    Args:
-        judgement: what `judge` returned.
-
-    Returns:
-        A figure that pyplot does not know: notebooks show it, `savefig` writes it.
-
-    Raises:
-        ValueError: no metric compares two contenders whose run time is known.
-    """
-    from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_of, notes_height
-    from dualview.plotting.style import FOR, LINE, PAPER, SMALL, TEXT, Sheet, line_height, plain_style, wrap
-
-    ranked, subtitle, said = _ranked(judgement)
-    heading = heading_of("Mean rank against run time", subtitle, RANKS_WIDTH)
-    notes = [line for note in said for line in wrap(note, RANKS_WIDTH - 2 * MARGIN, SMALL, len(note))]
-    logs = [math.log10(one.seconds) for one in ranked]
-    low, worst = math.floor(min(logs)), len(judgement.ranks())
-    high = math.ceil(max(*logs, low + 0.1))
-    dots = [((log - low) / (high - low), (one.rank - 0.5) / worst) for one, log in zip(ranked, logs, strict=True)]
-    labels = [one.label for one in ranked]
-    width, height = RANKS_WIDTH - LEFT - RIGHT, max(RANKS_HEIGHT, 0.25 * sum(map(len, labels)))
-    while (places := _placed(dots, labels, width, height)) is None:
-        height *= 1.15  # twice the height of all labels is enough: there is room beside every dot then
-    with plain_style():
-        top = MARGIN + heading.height + line_height(TEXT) + 0.08
-        sheet = Sheet(RANKS_WIDTH, top + height + BELOW + notes_height(notes) + MARGIN)
-        draw_heading(sheet, MARGIN, heading)
-        sheet.text(LEFT, MARGIN + heading.height, "Mean rank, 1 is best", weight="bold")
-        axes = sheet.axes(LEFT, top, width, height)
-        style = {"color": FOR, "markeredgecolor": PAPER, "markersize": 7.5, "zorder": 3, "clip_on": False}
-        axes.plot([one.seconds for one in ranked], [one.rank for one in ranked], "o", **style)
-        _finish_ranks(axes, low, high, worst)
-        for (x, y), label, (left, up, right, down) in zip(dots, labels, places, strict=True):
-            (side, near), middle = ("left", left) if left > x * width else ("right", right), (up + down) / 2
-            if abs(middle - y * height) > 1e-9:  # lead from the dot to its label
-                ends = [x, near / width], [1 - y, 1 - middle / height]
-                axes.plot(*ends, transform=axes.transAxes, color=LINE, linewidth=0.9, zorder=1)
-            _draw_lines(sheet, LEFT + near, top + middle, label, side)
-        sheet.text(LEFT + width / 2, top + height + 0.36, "Run time, fits and explanations", ha="center", weight="bold")
-        draw_notes(sheet, notes)
-    return sheet.figure
-
-
-def _ranked(judgement: Judgement) -> tuple[list[Ranked], str, list[str]]:
-    """Return the contenders that can be drawn, the best first; over what their ranks are means; and notes."""
-    from dualview.plotting.style import SMALL, wrap
-
-    ranks, seconds = judgement.ranks(), dict[str, float]()
-    for cost in judgement.costs:
-        seconds[cost.contender] = seconds.get(cost.contender, 0.0) + cost.fit_seconds + cost.explain_seconds
-    names = sorted(ranks.keys() & seconds, key=lambda name: (ranks[name][0], seconds[name], name))
-    if not names:
-        raise ValueError("nothing to rank: no metric with a better way compares two contenders of known run time")
-    least, most = (end(ranks[name][1] for name in names) for end in (min, max))
-    ranked = []
-    for name in names:
-        fewer = [f"{ranks[name][1]} of {most} comparisons"] if ranks[name][1] < most else []
-        ranked.append(Ranked(ranks[name][0], max(seconds[name], FASTEST), wrap(name, LABEL, SMALL, len(name)) + fewer))
-    over = _count(most, "comparison") if least == most else f"{least} to {most} comparisons"
-    missing = {
-        "No comparison with others": [x for x in dict.fromkeys(y.contender for y in judgement.lines) if x not in ranks],
-        "No run time": [name for name in ranks if name not in seconds],
-        f"Faster than {number(FASTEST, 1)}\u202fs, drawn there": [name for name in names if seconds[name] < FASTEST],
-    }
-    notes = [f"{why}: {'; '.join(found)}." for why, found in missing.items() if found]
-    if least < most:
-        notes.append(
-            "A contender has no part in comparisons by metrics that do not apply to it or are undefined for it."
-        )
-    return ranked, f"Each rank is the mean over {over}; a comparison is a metric on a case.", notes
-
-
-def _placed(dots: Sequence[Spot], labels: Sequence[list[str]], width: float, height: float) -> list[Box] | None:
-    """Place each label beside its dot (a share of the axes), as near to its height as is free; None without room."""
-    from dualview.plotting.style import SMALL, line_height, text_width
-
-    step = line_height(SMALL) / 2
-    shifts = sorted((step * at for at in range(-int(height / step), int(height / step) + 1)), key=abs)
-    spots = [(x * width, y * height) for x, y in dots]
-    far = math.inf
-    walls = [(-far, -far, 0.0, far), (width, -far, far, far), (-far, -far, far, 0.0), (-far, height, far, far)]
-    taken = [*walls, *((x - NEAR, y - NEAR, x + NEAR, y + NEAR) for x, y in spots)]
-    for (x, y), label in zip(spots, labels, strict=True):
-        wide, tall = max(text_width(line, SMALL) for line in label), len(label) * line_height(SMALL) + 0.04
-        corners = [(left, y + shift - tall / 2) for shift in shifts for left in (x + AWAY, x - AWAY - wide)]
-        options = [(left, top, left + wide, top + tall) for left, top in corners]
-        free = [box for box in options if not any(_overlap(box, other) for other in taken)]
-        if not free:
-            return None
-        taken.append(free[0])
-    return taken[-len(dots) :]
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    across = one[0] < other[2] + 0.05 and other[0] < one[2] + 0.05  # words beside each other need a gap
-    return across and one[1] < other[3] and other[1] < one[3]
-
-
-def _finish_ranks(axes: Axes, low: int, high: int, worst: int) -> None:
-    """Set the scales: whole decades of seconds, and ranks downwards."""
-    from dualview.plotting.style import TRACK
-
-    axes.set_xscale("log")
-    axes.set_xlim(10.0**low, 10.0**high)
-    axes.set_ylim(worst + 0.5, 0.5)
-    decades = [10.0**at for at in range(low, high + 1, math.ceil((high - low) / 7))]
-    axes.set_xticks(decades, [f"{number(value, 1)}\u202fs" for value in decades])
-    axes.set_xticks([], minor=True)
-    axes.set_yticks(range(1, worst + 1))
-    axes.grid(axis="y", color=TRACK, linewidth=0.8)
-    axes.set_axisbelow(True)
-    _quiet(axes, "left", "bottom")
+    quiet(axes, "bottom")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dualview.engine.pictures import Picture
@@ -20,6 +22,7 @@ from dualview.plotting.style import (
     TITLE,
     TRACK,
     Sheet,
+    font,
     line_height,
     shorten,
     wrap,
@@ -256,3 +259,20 @@ def _is_drawn(picture: Picture) -> bool:
 def rule(sheet: Sheet, y: float) -> None:
     """Draw a line across the sheet, between two blocks."""
     sheet.box(MARGIN, y, sheet.width - 2 * MARGIN, 0.012, LINE)
+
+
+def quiet(axes: Axes, *shown: str) -> None:
+    """Leave an axes only these sides, and draw them and their ticks in grey."""
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in shown)
+        spine.set_color(LINE)
+    axes.tick_params(color=LINE, labelcolor=QUIET)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_fontproperties(font(SMALL))
+
+
+def draw_lines(sheet: Sheet, x: float, middle: float, lines: Sequence[str], side: str = "left") -> None:
+    """Write small lines below each other, centred at a height."""
+    for at, line in enumerate(lines):
+        y = middle + (at - len(lines) / 2) * line_height(SMALL) + 0.02  # letters stand low in their box
+        sheet.text(x, y, line, size=SMALL, ha=side)

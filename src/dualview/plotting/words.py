@@ -35,6 +35,11 @@ def decimals(value: float, digits: int = 3) -> int:
     return 2 if value == 0 else min(6, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
+def count(num: int, word: str) -> str:
+    """Write how many there are of what the word names."""
+    return f"{num} {word}" + ("" if num == 1 else "s")
+
+
 def percent(share: float) -> str:
     """Write a share as a percentage with one decimal."""
     small = 0 < abs(share) < 5e-4

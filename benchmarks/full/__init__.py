@@ -1,0 +1,1 @@
+"""The full run, read: `python -m benchmarks.full`."""

@@ -1,0 +1,102 @@
+"""Every data method by every metric on every built-in task and variant, with its cost: `make bench-full`.
+
+Two runs of `dualview evaluate`, put on one page: all tasks by all metrics that train no network for each method, and
+three small tasks by those that do (stability, brittleness, coreset selection, data pruning). Each method has its
+defaults; nothing is tuned on the truth, and nothing at all on `confirmation` (`make bench-damping` chose dampings, on
+subsets of its own). A method whose scores for a task took longer than 90 s was stopped, and not tried on the task's
+other variants. Scores are those for the predicted class, and of the linear datamodelling score (`lds`) for the label.
+
+- Columns: the mean; ↑ higher is better, ↓ lower is better; **bold**: the best; empty where the metric does not apply,
+  such as mislabel detection to a self-influence that is the same for all. An asterisk: a similarity, whose sums mean
+  nothing of their own. Intervals, chance levels and notes stand in `full.csv` and `retrained.csv`.
+- *Seconds*: fit, recording included, and explanation of all test samples, mean over a task's variants; one thread.
+- *Passes*: samples that went forward and backward through the network in both, in multiples of the training set.
+- *Bytes*: kept between fit and explanation, for each training sample.
+- *Rank*: 1 is best; in brackets, over how many tasks. A method that was stopped has no rank there. "All purposes" is
+  the mean over the linear datamodelling score and class, subclass, shortcut, mixed-data and mislabel detection. Other
+  metrics have no part in it: random scores lead some of them, and slack is known of three methods alone.
+- *≈*: the two 95 % intervals overlap.
+
+Networks of seed 0. Banks: 100 half subsets × 2 seeds; of `mnist-cnn`, `fashion-cnn` and `fashion-residual` 30 × 2.
+"""
+
+import argparse
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from benchmarks.__main__ import machine, table
+from benchmarks.full import figures
+from benchmarks.full.rows import Row, read
+from benchmarks.full.tables import PURPOSES, ceilings, cost_rows, groups, metric_rows, standing, summary
+from dualview.evaluation.tasks import SOURCES
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE, IMAGES = RESULTS / "full.md", ROOT / "docs" / "images" / "full"
+TABLES = RESULTS / "full.csv", RESULTS / "retrained.csv"
+CONFIRMATION, HEART = "confirmation", "DualView"
+STANDING = "Its value, its place among how many, and the best other method with its value."
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Write the tables."""
+    metrics = list(dict.fromkeys(metric for metric, _ in groups(rows)))
+    where = f"`make bench-full` on {machine()}. Page written {time.strftime('%Y-%m-%d')}."
+    parts = [f"# full\n\n{__doc__}\n{where}\n"]
+    for title, chosen in (
+        (f"Mean ranks, all tasks but {CONFIRMATION}", [row for row in rows if row.data != CONFIRMATION]),
+        (f"Mean ranks, {CONFIRMATION}", [row for row in rows if row.data == CONFIRMATION]),
+    ):
+        if chosen:
+            parts.append(f"## {title}\n\n{table(summary(chosen, metrics))}\n")
+    parts.append(f"## Where {HEART} stands\n\n{STANDING}\n\n{table(standing(rows, HEART))}\n")
+    for task in dict.fromkeys(row.data for row in rows):
+        here = [row for row in rows if row.data == task]
+        noted = "".join(f"\nThe {note}.\n" for note in ceilings(here))
+        parts += [f"## {task}\n{noted}\n{table(metric_rows(here))}\n", f"{table(cost_rows(here, num_train(task)))}\n"]
+    return "\n".join(parts)
+
+
+def num_train(task: str) -> int:
+    return len(SOURCES[task].load()[0].labels)
+
+
+def draw(rows: Sequence[Row]) -> None:
+    """Draw all figures."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    asked = [row for row in rows if row.metric in PURPOSES]
+    save(figures.ranks([row for row in asked if row.data != CONFIRMATION]), "ranks")
+    save(figures.ranks([row for row in asked if row.data == CONFIRMATION]), "ranks-confirmation")
+    for metric in dict.fromkeys(metric for metric, _ in groups(rows)):
+        save(figures.metric([row for row in rows if row.metric == metric]), metric)
+    save(figures.damping(RESULTS / "damping.csv"), "damping")
+    save(figures.penalty(RESULTS / "sparsity.csv"), "c")
+    save(figures.sparsity(RESULTS / "sparsity.csv"), "sparsity")
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a picture of few colours, which is small."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    picture = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    picture.save(IMAGES / f"{name}.png", optimize=True)
+    print(f"figure: {IMAGES / name}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full", description=__doc__)
+    parser.add_argument("--figures", action="store_true", help="draw the figures alone")
+    only_figures = parser.parse_args().figures
+    rows = read(*(path for path in TABLES if path.exists()))
+    if not only_figures:
+        PAGE.write_text(page(rows))
+    draw(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The figures of the page, drawn from its tables."""
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import dualview as dv
+from benchmarks.full.rows import Row, judgement
+from dualview.plotting.layout import MARGIN, draw_heading, heading_of
+from dualview.plotting.style import LINE, QUIET, SMALL, TRACK, Sheet, font, line_height, plain_style
+
+WIDTH, PANEL_WIDTH, PANEL_HEIGHT, LEFT, GAP = 9.6, 3.55, 2.3, 0.65, 0.55
+COLOURS = ("#0b5fa5", "#b4460f", "#2e7d4f", "#8a5fae", "#a08020", "#c04f86", "#3a9a9a", "#777777", "#1c1c1c")
+MARKS = "osD^vP*Xh"
+
+
+def ranks(rows: Sequence[Row]) -> Figure:
+    """Draw mean rank against run time, over the tasks on which nothing was stopped."""
+    return dv.plot(judgement(rows), kind="ranks")
+
+
+def metric(rows: Sequence[Row]) -> Figure:
+    """Draw one metric, a panel for each task, with intervals."""
+    return dv.plot(judgement(row._replace(notes="") for row in rows if row.measured))
+
+
+def panels(
+    title: str, subtitle: str, names: Sequence[str], draw: Callable[[Axes, str], Any], legend_below: bool
+) -> Figure:
+    """Draw a panel for each task, two beside each other, and one legend for all."""
+    heading = heading_of(title, subtitle, WIDTH)
+    num_rows = math.ceil(len(names) / 2)
+    legend = 1.0 if legend_below else 0.0
+    with plain_style():
+        top = MARGIN + heading.height + 0.1
+        sheet = Sheet(WIDTH, top + num_rows * (PANEL_HEIGHT + 0.95) + legend)
+        draw_heading(sheet, MARGIN, heading)
+        for place, name in enumerate(names):
+            x = LEFT + (place % 2) * (PANEL_WIDTH + GAP + LEFT)
+            y = top + (place // 2) * (PANEL_HEIGHT + 0.95)
+            sheet.text(x, y, name, weight="bold")
+            axes = sheet.axes(x, y + line_height(9.5) + 0.06, PANEL_WIDTH, PANEL_HEIGHT)
+            draw(axes, name)
+            _finish(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if legend_below:
+            sheet.figure.legend(
+                handles,
+                labels,
+                loc="lower center",
+                ncols=3,
+                frameon=False,
+                prop=font(SMALL),
+                bbox_to_anchor=(0.5, 0.01),
+            )
+    return sheet.figure
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(axis="y", color=TRACK, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(LINE)
+    axes.tick_params(color=LINE, labelcolor=QUIET, which="both")
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label):
+        label.set_fontproperties(font(SMALL))
+
+
+def _lines(axes: Axes, table: Sequence[dict[str, str]], setting: str, x: str) -> None:
+    """Draw linear datamodelling scores against a column, a line for each method; single methods as level lines."""
+    names = list(dict.fromkeys(row["method"] for row in table))
+    for place, name in enumerate(names):
+        found = [row for row in table if row["method"] == name]
+        colour = COLOURS[place % len(COLOURS)]
+        value, low, high = ([float(row[key]) for row in found] for key in ("lds", "low", "high"))
+        if not found[0][setting] and x == setting:
+            axes.axhline(value[0], color=colour, linewidth=1.2, linestyle=(0, (4, 3)), label=name)
+            continue
+        across = [float(row[x]) for row in found]
+        axes.plot(
+            across, value, color=colour, marker=MARKS[place % len(MARKS)], markersize=4.5, linewidth=1.4, label=name
+        )
+        if x == setting:
+            axes.fill_between(across, low, high, color=colour, alpha=0.12, linewidth=0)
+        else:
+            errors = [[v - end for v, end in zip(value, low, strict=True)]]
+            errors.append([end - v for v, end in zip(value, high, strict=True)])
+            axes.errorbar(across, value, errors, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
+        for row, a, v in zip(found, across, value, strict=True):
+            if row.get("default") == "True":
+                axes.plot([a], [v], "o", markersize=10, markerfacecolor="none", markeredgecolor=colour, zorder=4)
+    axes.set_ylabel("LDS")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def damping(path: Path) -> Figure:
+    """Draw linear datamodelling scores over damping."""
+    table = read_table(path)
+
+    def draw(axes: Axes, task: str) -> None:
+        _lines(axes, [row for row in table if row["task"] == task], "damping", "damping")
+        axes.set_xscale("log")
+        axes.set_xlabel("damping, × the mean diagonal")
+
+    tasks = list(dict.fromkeys(row["task"] for row in table))
+    words = "Linear datamodelling score over damping; bands: 95\u202f% intervals; rings: defaults; dashed: random."
+    return panels("Damping", words, tasks, draw, legend_below=True)
+
+
+def penalty(path: Path) -> Figure:
+    """Draw linear datamodelling scores over C."""
+    table = read_table(path)
+
+    def draw(axes: Axes, task: str) -> None:
+        _lines(axes, [row for row in table if row["task"] == task], "C", "C")
+        axes.set_xscale("log")
+        axes.set_xlabel("C")
+
+    tasks = list(dict.fromkeys(row["task"] for row in table))
+    words = (
+        "Linear datamodelling score of DualView's family over C; bands: 95\u202f% intervals; dashed: methods without C."
+    )
+    return panels("C", words, tasks, draw, legend_below=True)
+
+
+def sparsity(path: Path) -> Figure:
+    """Draw linear datamodelling scores against the share of scores that are zero."""
+    table = read_table(path)
+
+    def draw(axes: Axes, task: str) -> None:
+        _lines(axes, [row for row in table if row["task"] == task], "C", "zeros")
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_xlabel("share of scores that are zero")
+
+    tasks = list(dict.fromkeys(row["task"] for row in table))
+    words = (
+        "Linear datamodelling score against sparsity; along a line C grows from 1e−6 to 1; bars: 95\u202f% intervals."
+    )
+    return panels("What sparsity costs", words, tasks, draw, legend_below=True)

@@ -1,0 +1,131 @@
+"""The tables of the page: each task by each metric, costs, and where one contender stands."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from benchmarks.full.rows import Row
+
+PURPOSES = (  # one metric a question: what random scores cannot lead
+    "lds",
+    "class-detection",
+    "subclass-detection",
+    "shortcut-detection",
+    "mixed-data-detection",
+    "mislabel-detection",
+)
+DIRECTION = {"higher": "↑", "lower": "↓", "": ""}
+
+
+def metric_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return a line for each contender and a column for each metric of one task; **bold** is the best."""
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    heads = {row.metric: f"{row.metric} {DIRECTION[row.better]}".strip() for row in rows if row.measured}
+    best = {metric: max(goods) for metric in metrics if (goods := _goods(rows, metric))}
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row.metric in heads:
+            line = lines.setdefault(row.contender, {"": row.contender} | {head: "" for head in heads.values()})
+            line[heads[row.metric]] = _cell(row, best)
+    return [line for line in lines.values() if any(cell for head, cell in line.items() if head)]
+
+
+def _goods(rows: Iterable[Row], metric: str) -> list[float]:
+    return [row.good for row in rows if row.metric == metric and row.measured and row.better]
+
+
+def _cell(row: Row, best: dict[str, float]) -> str:
+    if row.stopped:
+        return "stopped"
+    if not row.measured:
+        return ""
+    text = f"{row.value:.3f}{'*' if 'similarities' in row.notes else ''}"
+    return f"**{text}**" if best.get(row.metric) == row.good else text
+
+
+def cost_rows(rows: Sequence[Row], num_train: int) -> list[dict[str, str]]:
+    """Return a line for each contender: its cost on a task, mean over variants."""
+    costs: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if not math.isnan(row.seconds):
+            costs.setdefault(row.contender, {})[row.variant] = row
+    lines = []
+    for name, by_variant in costs.items():
+        here = list(by_variant.values())
+
+        def mean(of: str, here: list[Row] = here) -> float:
+            return statistics.mean(getattr(row, of) for row in here)
+
+        lines.append(
+            {
+                "": name,
+                "seconds, fit + explain": f"{mean('fit_seconds'):.2g} + {mean('explain_seconds'):.2g}",
+                "passes, forward + backward": f"{mean('forward') / num_train:.2f} + {mean('backward') / num_train:.2f}",
+                "bytes": f"{mean('bytes') / num_train:,.0f}",
+            }
+        )
+    return lines
+
+
+def ceilings(rows: Iterable[Row]) -> list[str]:
+    """Return what the notes say of noise ceilings, each once."""
+    found = [note for row in rows if row.metric == "lds" for note in row.notes.split("; ") if "noise ceiling" in note]
+    return list(dict.fromkeys(found))
+
+
+def groups(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Return what was measured where one way is better, by metric and task."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.measured and row.better:
+            found.setdefault((row.metric, row.data), []).append(row)
+    return found
+
+
+def rank(row: Row, group: Iterable[Row]) -> float:
+    """Return a row's place in its group, 1 for the best; equal values share the mean of their places."""
+    above = sum(other.good > row.good for other in group)
+    equal = sum(other.good == row.good for other in group)
+    return above + (equal + 1) / 2
+
+
+def standing(rows: Sequence[Row], name: str) -> list[dict[str, str]]:
+    """Say for each metric and task where one contender stands: its value, its place, and the best other."""
+    lines: dict[str, dict[str, str]] = {}
+    tasks = list(dict.fromkeys(row.data for row in rows))
+    for (metric, task), group in groups(rows).items():
+        own = next((row for row in group if row.contender == name), None)
+        if own is None or len(group) < 2:
+            continue
+        other = max((row for row in group if row is not own), key=lambda row: row.good)
+        verdict = "first" if own.good > other.good else "shared" if own.good == other.good else f"{rank(own, group):g}"
+        apart = own.low > other.high or own.high < other.low
+        head = f"{metric} {DIRECTION[own.better]}"
+        line = lines.setdefault(head, {"": head} | dict.fromkeys(tasks, ""))
+        place = f"{verdict} of {len(group)}" if verdict not in ("first", "shared") else f"{verdict}, {len(group)}"
+        mark = "" if apart else " ≈"
+        line[task] = f"{own.value:.3f} ({place}); {other.contender} {other.value:.3f}{mark}"
+    return list(lines.values())
+
+
+def summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
+    """Return each contender's mean rank by metric over tasks, over PURPOSES, and its seconds; the best first."""
+    ranks: dict[str, dict[str, list[float]]] = {}
+    for (metric, _), group in groups(rows).items():
+        for row in group if len(group) > 1 else ():
+            ranks.setdefault(row.contender, {}).setdefault(metric, []).append(rank(row, group))
+    seconds: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows:
+        if not math.isnan(row.seconds):
+            seconds.setdefault(row.contender, {})[row.data, row.variant] = row.seconds
+    asked = {name: [one for metric in PURPOSES for one in found.get(metric, [])] for name, found in ranks.items()}
+    mean = {name: statistics.mean(found) for name, found in asked.items() if found}
+    lines = []
+    for name in sorted(mean, key=lambda name: mean[name]):
+        line = {"": name, "all purposes": f"{mean[name]:.1f} ({len(asked[name])})"}
+        for metric in metrics:
+            found = ranks[name].get(metric, [])
+            line[metric] = f"{statistics.mean(found):.1f} ({len(found)})" if found else ""
+        line["seconds, median of cases"] = f"{statistics.median(seconds[name].values()):.2g}"
+        lines.append(line)
+    return lines
