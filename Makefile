@@ -5,7 +5,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench-gradients help banks claims demo docs test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature bench-damping bench-features bench-methods bench-paths bench-peers bench-taylor wheel clean
+.PHONY: bench-gradients help banks claims demo docs test check oracles bench bench-influence bench-short bench-solver bench-spectrum bench-curvature bench-damping bench-features bench-full bench-sparsity pictures bench-paths bench-peers bench-taylor wheel clean
 
 ENV         := .venv
 ORACLES     := .venv-oracles
@@ -60,8 +60,19 @@ bench-gradients: $(ORACLES)/.peers ## measure gradient methods beside their riva
 bench-damping: $(ENV)/.tools ## measure how much damping matters: a quarter of an hour
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.damping
 
-bench-methods: $(ENV)/.tools ## every method by every metric, with its cost: half an hour
-	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.methods
+# What is done stands in runs/full, and a killed run goes on; the texts need two more packages (docs/evaluation.md).
+FULL := $(ONE_THREAD) $(ENV)/bin/dualview evaluate --limit 90 --store runs/evaluation --keep runs/full
+bench-full: $(ENV)/.tools ## every data method by every metric on every built-in task: a night
+	$(FULL) --tasks all --csv benchmarks/results/full.csv
+	$(FULL) --tasks wine --tasks digits-mlp --metrics stability --metrics brittleness --metrics coreset-selection \
+	    --metrics data-pruning --csv benchmarks/results/retrained.csv
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.full
+
+pictures: $(ENV)/.tools ## draw the figures of the documentation from the committed tables
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.full --figures
+
+bench-sparsity: $(ENV)/.tools ## measure what C does to DualView's family: five minutes
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.sparsity
 
 # Only the photographs of scikit-image are read, it is never imported.
 bench-features: $(ORACLES)/.peers ## measure feature methods on pictures and tables, beside Captum: 25 minutes

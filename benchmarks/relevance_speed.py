@@ -3,7 +3,8 @@
 Batches of 32, and one photograph for EfficientNet-Lite0, which `make oracles` installs: its column needs
 `PYTHONPATH=tests/oracles/stubs .venv-oracles/bin/python -m benchmarks relevance_speed`. The floor is a plain forward
 pass and `torch.autograd.grad` of the summed logits with respect to weights and inputs, in evaluation mode. Each cell
-is the smallest CPU time of several runs, rivals taking turns. The claim: relevance within 3 forward-backward passes.
+is the smallest CPU time of several runs, rivals taking turns. Asked was relevance within 3 forward-backward passes; a
+larger cell says that it is not met.
 """
 
 import time

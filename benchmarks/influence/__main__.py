@@ -12,7 +12,7 @@ what its name says: nothing is tuned on the truth. n is the number of training s
   self-influence, or of slack, 95 % interval; ½ is chance. Methods whose self-influence is the same for all samples are
   left out. cleanlab, where it is installed, ranks by the probability of the label in 5-fold cross-validation.
 
-`Influence` by conjugate gradients and `InputKernel` take too long on the larger tasks (`make bench-methods` has them),
+`Influence` by conjugate gradients and `InputKernel` take too long on the larger tasks (`make bench-full` has them),
 and so does Arnoldi on `fashion-residual`.
 `confirmation` is measured only when it is asked for, since nothing may be tuned on it.
 """

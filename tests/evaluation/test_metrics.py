@@ -11,6 +11,7 @@ from dualview.evaluation import metrics
 from dualview.evaluation.cases import case_of, case_of_task
 from dualview.evaluation.contenders import BASELINES, Best, Contender, Fitted, Method
 from dualview.evaluation.metrics import METRICS, Inapplicable, Judged, choose, chosen
+from dualview.evaluation.selection import brittleness
 from dualview.evaluation.tasks import planted, recipes
 
 RANDOM, SAME_CLASS = BASELINES["random"], BASELINES["same-class"]
@@ -170,6 +171,22 @@ def hardly_train(mask, seed):
 def test_those_that_retrain(name, toy_problem):
     found = METRICS[name].measure(judged(toy_problem, "standard", Method(dv.DualView(C=0.1))))
     assert METRICS[name].retrains and found.num_samples > 0
+
+
+def test_brittleness_is_taken_of_a_few_test_samples_as_the_function_takes_it(toy_problem):
+    """Each test sample has networks trained for it alone, so that the first ten of all are the first ten alone."""
+    one = judged(toy_problem, "standard", Method(dv.DualView(C=0.1)))
+    found = METRICS["brittleness"].measure(one)
+    few = tuple(part[: metrics.BRITTLE_TESTS] for part in one.case.test)
+    alone = brittleness(one.scores[: metrics.BRITTLE_TESTS], one.case.seeded_retrain, one.case.task, few).score
+    assert torch.equal(found.values, alone.values) and len(found.values) == 10
+    assert "the first 10 test samples" in found.notes
+
+
+@pytest.mark.parametrize("name", ["coreset-selection", "data-pruning"])
+def test_similarities_are_summed_all_the_same_and_the_note_says_so(name, toy_problem):
+    found = METRICS[name].measure(judged(toy_problem, "standard", SAME_CLASS))
+    assert found.num_samples > 0 and metrics.SIMILAR in found.notes
 
 
 def test_what_does_not_apply_says_why(toy_problem):

@@ -11,7 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
+from dualview.engine.datasets import as_samples
 from dualview.evaluation import retrieval, sanity
 from dualview.evaluation._estimate import Estimate
 from dualview.evaluation._scores import Scores
@@ -20,6 +22,7 @@ from dualview.evaluation.contenders import Best, Chosen, Contender, Fitted
 from dualview.evaluation.datamodelling import linear_datamodelling_score
 from dualview.evaluation.selection import brittleness, coreset_selection, data_pruning
 
+SIMILAR = "similarities: their sums mean nothing of their own"
 STABILITY_SEEDS = 3
 BRITTLE_TESTS = 10
 
@@ -188,7 +191,7 @@ def _datamodelling(judged: Judged) -> Estimate:
         full_accuracy=judged.case.accuracy,
         allow_similarity=similar,
     )
-    return _noted(found, "similarities: their sums mean nothing of their own") if similar else found
+    return _noted(found, SIMILAR) if similar else found
 
 
 def choose(best: Best, case: Case) -> Contender:
@@ -219,13 +222,30 @@ def _stability(judged: Judged) -> Estimate:
     return sanity.stability([judged.scores, *(judged.scores_of(other(seed)) for seed in range(1, STABILITY_SEEDS))])
 
 
-def _retrained(protocol: Callable[..., Any]) -> Callable[[Judged], Estimate]:
+def _retrained(protocol: Callable[..., Any], *, sums: bool = False) -> Callable[[Judged], Estimate]:
+    """Return how to take a metric that trains networks; `sums`: it adds scores up, which is said of similarities."""
+
     def measure(judged: Judged) -> Estimate:
         if judged.case.retrain is None:
             raise Inapplicable("nothing says how to train the network")
-        return protocol(judged.scores, judged.case.seeded_retrain, judged.case.task, judged.case.test).score
+        similar = sums and judged.contender.kind == "similarity"
+        allowed = {"allow_similarity": True} if similar else {}
+        found = protocol(judged.scores, judged.case.seeded_retrain, judged.case.task, judged.case.test, **allowed).score
+        return _noted(found, SIMILAR) if similar else found
 
     return measure
+
+
+def _brittleness(judged: Judged) -> Estimate:
+    """Take the first few test samples: networks are trained for each."""
+    case = judged.case
+    if case.retrain is None:
+        raise Inapplicable("nothing says how to train the network")
+    samples = as_samples(case.test, name="test")
+    few = range(min(BRITTLE_TESTS, len(samples)))
+    test = DataLoader(Subset(samples.dataset, few), collate_fn=samples.collate)
+    found = brittleness(judged.scores[: len(few)], case.seeded_retrain, case.task, test).score
+    return _noted(found, f"the first {len(few)} test samples") if len(few) < len(samples) else found
 
 
 def _noted(found: Estimate, note: str) -> Estimate:
@@ -266,8 +286,8 @@ METRICS = {
         Metric("static-share", "standard", lambda judged: sanity.static_share(judged.scores)),
         Metric("sparsity", "standard", lambda judged: sanity.sparsity(judged.scores)),
         Metric("hoyer", "standard", lambda judged: sanity.hoyer(judged.scores)),
-        Metric("brittleness", "standard", _retrained(brittleness), retrains=True),
-        Metric("coreset-selection", "standard", _retrained(coreset_selection), retrains=True),
-        Metric("data-pruning", "standard", _retrained(data_pruning), retrains=True),
+        Metric("brittleness", "standard", _brittleness, retrains=True),
+        Metric("coreset-selection", "standard", _retrained(coreset_selection, sums=True), retrains=True),
+        Metric("data-pruning", "standard", _retrained(data_pruning, sums=True), retrains=True),
     )
 }
