@@ -54,7 +54,9 @@ def page(rows: Sequence[Row]) -> str:
     """Write the tables."""
     metrics = list(dict.fromkeys(metric for metric, _ in groups(rows)))
     where = f"`make bench-full` on {machine()}. Page written {time.strftime('%Y-%m-%d')}."
-    parts = [f"# full\n\n{__doc__}\n{where}\n"]
+    missing = [task for task in NUM_TRAIN if task not in {row.data for row in rows}]
+    left_out = f"\nNot in these tables: {', '.join(missing)}; the same command adds them.\n" if missing else ""
+    parts = [f"# full\n\n{__doc__}\n{where}\n{left_out}"]
     for title, chosen in (
         (f"Mean ranks, all tasks but {CONFIRMATION}", [row for row in rows if row.data != CONFIRMATION]),
         (f"Mean ranks, {CONFIRMATION}", [row for row in rows if row.data == CONFIRMATION]),
@@ -86,10 +88,12 @@ def draw(rows: Sequence[Row]) -> None:
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write a picture of few colours, which is small."""
+    """Write a picture of few colours, which is small; the octree keeps thin lines apart."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    picture = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    picture = (
+        Image.open(buffer).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    )
     picture.save(IMAGES / f"{name}.png", optimize=True)
     print(f"figure: {IMAGES / name}.png")
 

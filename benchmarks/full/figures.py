@@ -35,7 +35,7 @@ def panels(
     """Draw a panel for each task, two beside each other, and one legend for all."""
     heading = heading_of(title, subtitle, WIDTH)
     num_rows = math.ceil(len(names) / 2)
-    legend = 1.0 if legend_below else 0.0
+    legend = 0.55 if legend_below else 0.0
     with plain_style():
         top = MARGIN + heading.height + 0.1
         sheet = Sheet(WIDTH, top + num_rows * (PANEL_HEIGHT + 0.95) + legend)
@@ -130,7 +130,7 @@ def penalty(path: Path) -> Figure:
     words = (
         "Linear datamodelling score of DualView's family over C; bands: 95\u202f% intervals; dashed: methods without C."
     )
-    return panels("C", words, tasks, draw, legend_below=True)
+    return panels("What C does", words, tasks, draw, legend_below=True)
 
 
 def sparsity(path: Path) -> Figure:
