@@ -60,7 +60,7 @@ def shortened(annotation: str, namespace: dict[str, object]) -> str:
 
     text = re.sub(r"~?\b(?:collections\.abc|jaxtyping|pathlib|torch(?:\.\w+)*|typing)\.(?=[A-Z])", "", annotation)
     text = re.sub(r"(?<![~.\w])dualview\.", "~dualview.", text)
-    return re.sub(r"(?<![\w.~'\"])[A-Z]\w*", linked, text)
+    return re.sub(r"(?<![\w.~'\"])[A-Z]\w*\b(?!\()", linked, text)  # a call is a default
 
 
 def _process(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -170,3 +171,9 @@ class Embedded(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         return self.fc(x + self.table(ids).mean(1))
+
+
+def test_its_annotations_can_be_evaluated():
+    one, several = get_args(get_type_hints(dv.FeatureAttribution)["values"])
+    assert isinstance(torch.zeros(2, 3), one) and not isinstance(torch.zeros(2, 3).long(), one)
+    assert several == dict[str, Tensor]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dualview as dv
+from dualview.evaluation.tasks.recipes import small_residual
 from tests.features.budget import counted, unchecked
 
 
@@ -83,6 +84,21 @@ def test_by_default_the_last_convolution_is_looked_at():
     default = dv.GradCAM().attribute(model, IMAGES, targets=0)
     assert torch.equal(default.values, dv.GradCAM("conv").attribute(model, IMAGES, targets=0).values)
     assert not torch.equal(default.values, dv.GradCAM("relu").attribute(model, IMAGES, targets=0).values)
+    assert list(default.sites) == [dv.Site("conv", "output")]
+
+
+def test_of_a_residual_network_the_last_block_is_looked_at_and_named():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = small_residual((2, 16, 16), 3).double().eval()
+    images = torch.randn(3, 2, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    default = dv.GradCAM().attribute(model, images, targets=0)
+    assert torch.equal(default.values, dv.GradCAM("5").attribute(model, images, targets=0).values)
+    assert not torch.equal(default.values, dv.GradCAM("5.skip.0").attribute(model, images, targets=0).values)
+    ((site, maps),) = default.sites.items()
+    assert site == dv.Site("5", "output")
+    laid = F.interpolate(maps[:, None], size=(16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(laid, default.values, rtol=0, atol=0)
 
 
 def test_weights_are_mean_slopes():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dualview as dv
+from dualview.evaluation.tasks.recipes import small_residual
 from dualview.features import IntegratedGradients
 from tests.features.budget import counted, unchecked
 
@@ -72,6 +73,16 @@ def test_with_one_node_each_it_is_gradient_times_activation():
     expected = (slopes_at(model, h) * h.relu()).sum(1, keepdim=True)
     found = dv.IIA(outer=1, inner=1).attribute(model, IMAGES, targets=1)  # the last convolution by default
     torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-13)
+    assert list(found.sites) == [dv.Site("conv", "output")]
+
+
+def test_of_a_residual_network_the_last_block_is_looked_at():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = small_residual((2, 16, 16), 3).double().eval()
+    images = torch.randn(3, 2, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    default, block = (dv.IIA(site, outer=2, inner=2).attribute(model, images, targets=0) for site in (None, "5"))
+    assert torch.equal(default.values, block.values) and list(default.sites) == [dv.Site("5", "output")]
 
 
 def test_where_the_tail_is_linear_the_inner_path_does_not_matter():
@@ -142,6 +153,13 @@ def test_its_budget(collapsed: bool, forward: int, backward: int):
     with counted(model) as rows:
         dv.IIA("conv", outer=4, inner=5, collapsed=collapsed).attribute(model, IMAGES)
     assert rows.forward == 3 * (forward + 1) and rows.backward == 3 * backward
+
+
+def test_to_find_the_site_one_sample_of_each_batch_passes():
+    model = made()
+    with counted(model) as rows:
+        dv.IIA(outer=4, inner=5).attribute(model, IMAGES, batch_size=2)
+    assert rows.forward == 3 * (4 * (5 + 1) + 1) + 2 and rows.backward == 3 * 4 * 5
 
 
 def test_what_it_refuses():

@@ -61,7 +61,7 @@ class FeatureAttribution:
         source: the task and samples behind it.
     """
 
-    values: Float[Tensor, ...] | dict[str, Tensor]
+    values: Float[Tensor, " ..."] | dict[str, Tensor]
     kind: Kind
     measured: str
     linearised: bool

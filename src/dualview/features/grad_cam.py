@@ -28,11 +28,13 @@ class GradCAM(FeatureMethod):
       Y = exp(f) with the common factor exp(f) left out, so that they do not overflow.
 
     It is laid over the input, channels first, by linear interpolation. It says where the site holds what speaks for the
-    output, at the site's resolution, and what goes round the site is not seen.
+    output, at the site's resolution, and what goes round the site is not seen. The result's `sites` name the site, and
+    hold the map as it is there.
 
     Args:
         site: a module's name (its output) or a `Site`, with activations "test channel height width" or
-            "test channel time"; None takes the output of the convolution that is called last.
+            "test channel time"; None takes the convolution that is called last, or where that is one branch of
+            several, as in a residual block, the module that puts them together (`engine.maps.last_maps`).
         variant: "plain" or "plus-plus".
         relu: keep the positive part only; False keeps the sign.
         tokens: the site holds tokens "test token channel" (a vision transformer), the last of which make up
@@ -67,7 +69,8 @@ class GradCAM(FeatureMethod):
             maps, slopes = as_maps(activations[site], self.tokens), as_maps(gradients[site], self.tokens)
             found.append((weigh(maps, slopes) * maps).sum(1))
         combined = torch.cat(found)
-        return Explained(over_input(measured, combined.relu() if self.relu else combined))
+        maps = combined.relu() if self.relu else combined
+        return Explained(over_input(measured, maps), sites={site: maps})
 
 
 def plain_weights(maps: Tensor, slopes: Tensor) -> Tensor:

@@ -29,10 +29,12 @@ class IIA(FeatureMethod):
     summed over channels and laid over the input, channels first, by linear interpolation. The divisor, which is
     this library's, makes it a weighted mean over nodes: n = m = 1 is gradient × ReLU(activation), and where the
     network is linear after the site M is the mean over i of gradient × ReLU(h_i − h_i0). Scores add up to nothing.
+    The result's `sites` name the site, and hold M as it is there.
 
     Args:
         site: a module's name (its output) or a `Site`, with activations "test channel height width" or
-            "test channel time"; None takes the output of the convolution that is called last.
+            "test channel time"; None takes the convolution that is called last, or where that is one branch of
+            several, as in a residual block, the module that puts them together (`engine.maps.last_maps`).
         baseline: x', as `IntegratedGradients` takes it; averaged over draws.
         outer: n.
         inner: m.
@@ -79,7 +81,7 @@ class IIA(FeatureMethod):
             points, _ = path.at(samples, nodes)
             found = along(measured, site, samples, points).sum(1) / path.num_nodes
             accumulate(total, {site: found}, samples, len(measured))
-        return Explained(over_input(measured, total[site]))
+        return Explained(over_input(measured, total[site]), sites={site: total[site]})
 
     def _iterated(self, measured: Measured, site: Site, samples: Tensor, points: Parts) -> Tensor:
         """Return the weighted mean over j for some inputs, "row channel space…"."""

@@ -43,7 +43,9 @@ class LRP(FeatureMethod):
     epsilon = 0 on a network without biases it is gradient × input.
 
     Rules stand on operations, not on modules: residual adds, functional calls, in-place forms and
-    modules used several times are seen as they are; an operation without a rule raises.
+    modules used several times are seen as they are; an operation without a rule raises. Without
+    convolutions "epsilon-plus" is epsilon with biases left out of denominators, which may then be small: its shares
+    are complete, but unfaithful on many networks of linear layers (see the card), where "epsilon" is better.
 
     Args:
         rule: a composite by name ("epsilon", "gamma", "epsilon-plus", "epsilon-plus-flat",

@@ -30,7 +30,8 @@ class SAMP(FeatureMethod):
     SAMP++ is SAMP(eta=0.01, momentum=0.5): small steps, in a direction that does not jump.
 
     A path that goes where the gradient is largest is where gradients say least about the next point: on
-    trained networks of ReLUs their sums miss f(x) − f(x') by a hundred times itself, with small steps too.
+    photographs their sums miss f(x) − f(x') by many times itself, on a small residual network by a few times, on
+    a plain one by half of it, on tables by a few hundredths (the card has the table).
     Each step's change of f is known, and with `complete` what its terms miss of it is shared among
     them, in proportion to their size. This is the library's own; `checks["missed by gradients"]` says how
     much it was, the sum over steps of its size. It was written from a summary of the

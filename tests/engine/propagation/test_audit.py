@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -95,11 +96,6 @@ def with_out(x: Tensor) -> Tensor:
     return made
 
 
-def with_tensor_hook(x: Tensor) -> Tensor:
-    x.register_hook(lambda gradient: 2 * gradient)
-    return x
-
-
 STRANGER = torch.ones(3, requires_grad=True)
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "`torch.jit")  # deprecated, but still about
@@ -148,7 +144,6 @@ HIDDEN = {
     "sign": (lambda x: x + x.sign(), "'sign'"),
     "round": (lambda x: x.round(), "'round'"),
     "out": (with_out, "'add'"),
-    "tensor hook": (with_tensor_hook, "'register_hook'"),
     "lstm": (lambda x: nn.LSTM(3, 3)(x)[0], "'lstm'"),
     "sort of ints": (lambda x: x + x.long(), "'long'"),
 }
@@ -182,6 +177,35 @@ def test_a_hidden_operation_raises_and_is_named_with_its_module(name: str):
     with pytest.raises(NotImplementedError, match=rf"(?s)no relevance rule for .*({operation})") as raised:
         trace(Net(between), torch.randn(3, 3), composite("epsilon"))
     assert "'block'" in str(raised.value)
+
+
+def test_tensor_hooks_that_look_are_let_through_and_those_that_change_are_not():
+    seen: list[Tensor] = []
+
+    def watch(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+        output.register_hook(seen.append)
+
+    def hooked(hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor]:
+        def between(x: Tensor) -> Tensor:
+            x.register_hook(hook)
+            x.retain_grad()
+            return x
+
+        return between
+
+    def relevance(between: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net = Net(between)
+        net.after.register_forward_hook(watch)
+        passed = trace(net, torch.ones(2, 3), composite("epsilon"))
+        return passed.propagate(gradient=torch.ones(2, 2)).relevance
+
+    expected, found = relevance(lambda x: x), relevance(hooked(seen.append))
+    assert torch.equal(found, expected)
+    assert [tuple(gradient.shape) for gradient in seen] == [(2, 2), (2, 2), (2, 3)]
+    with pytest.raises(NotImplementedError, match=r"a tensor hook \(register_hook\) returns another gradient"):
+        relevance(hooked(lambda gradient: 2 * gradient))
 
 
 def test_checkpointing_that_runs_code_again_is_refused():

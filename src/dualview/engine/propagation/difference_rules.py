@@ -296,7 +296,7 @@ NATIVE = (linear, linear_in_one, dropout)
 
 _ANSWERS = """
     argmax argmin argsort nonzero count_nonzero any all equal allclose result_type is_nonzero detach item tolist numpy
-    __bool__ __float__ __int__ __index__ __array__ register_hook retain_grad _nested_tensor_from_mask_left_aligned
+    __bool__ __float__ __int__ __index__ __array__ register_hook _nested_tensor_from_mask_left_aligned
 """
 QUESTIONS = frozenset(
     [getattr(owner, name) for name in _ANSWERS.split() for owner in (torch, Tensor) if hasattr(owner, name)]

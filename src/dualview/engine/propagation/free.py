@@ -9,7 +9,7 @@ from torch import Tensor
 
 _QUESTIONS = """
     size dim ndimension numel nelement stride storage_offset is_contiguous element_size get_device is_floating_point
-    is_complex is_same_size __len__ __repr__ __format__ __hash__ _is_view
+    is_complex is_same_size __len__ __repr__ __format__ __hash__ _is_view retain_grad
 """
 _PROPERTIES = """
     shape dtype device requires_grad ndim is_cuda is_leaf layout grad_fn names is_quantized is_sparse is_meta is_mkldnn

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from dualview.engine.propagation import activations, arithmetic, joins, shapes, weighted
 from dualview.engine.propagation.account import Place
@@ -47,6 +48,8 @@ class RelevanceMode(TorchFunctionMode):
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in FREE:
             return func(*args, **kwargs)
+        if func is Tensor.register_hook and is_tracked(args[0]):
+            return _hooked(*args, **kwargs)
         tensors = list(tensors_of((args, kwargs)))
         tracked = [tensor for tensor in tensors if is_tracked(tensor)]
         self._check_constants(func, tensors)
@@ -180,6 +183,19 @@ def name_of(func: Callable[..., Any]) -> str:
     name = getattr(func, "__name__", repr(func))
     owner = getattr(func, "__self__", None)
     return getattr(owner, "__name__", name) if name in ("__get__", "__set__") else name
+
+
+def _hooked(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Register a hook that may look at what passes backwards, but not put something else in its place."""
+
+    def look(gradient: Tensor) -> None:
+        if hook(gradient) is not None:
+            raise NotImplementedError(
+                "a tensor hook (register_hook) returns another gradient, and would change relevance as it changes "
+                "gradients: remove it for this call"
+            )
+
+    return tensor.register_hook(look)
 
 
 def _check_precision(tensor: Tensor, place: Place) -> None:

@@ -1,0 +1,1 @@
+"""Other libraries by the same metrics: same network, same data, one run."""
