@@ -9,12 +9,13 @@ other variants. Scores are those for the predicted class, and of the linear data
 - Columns: the mean; ↑ higher is better, ↓ lower is better; **bold**: the best; empty where the metric does not apply,
   such as mislabel detection to a self-influence that is the same for all. An asterisk: a similarity, whose sums mean
   nothing of their own. Intervals, chance levels and notes stand in `full.csv` and `retrained.csv`.
-- *Seconds*: fit, recording included, and explanation of all test samples, mean over a task's variants; one thread.
+- *Seconds*: fit, recording included, and explanation of all test samples, median over a task's variants; one thread.
 - *Passes*: samples that went forward and backward through the network in both, in multiples of the training set.
 - *Bytes*: kept between fit and explanation, for each training sample.
 - *Rank*: 1 is best; in brackets, over how many tasks. A method that was stopped has no rank there. "All purposes" is
   the mean over the linear datamodelling score and class, subclass, shortcut, mixed-data and mislabel detection. Other
-  metrics have no part in it: random scores lead some of them, and slack is known of three methods alone.
+  metrics have no part in it: random scores lead some of them, and slack is known of three methods alone. In brackets
+  there: comparisons; methods to which one of the six does not apply say "not all", and stand last.
 - *≈*: the two 95 % intervals overlap.
 
 Networks of seed 0. Banks: 100 half subsets × 2 seeds; of `mnist-cnn`, `fashion-cnn` and `fashion-residual` 30 × 2.
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE, IMAGES = RESULTS / "full.md", ROOT / "docs" / "images" / "full"
 TABLES = RESULTS / "full.csv", RESULTS / "retrained.csv"
+RETRAINING = ("stability", "brittleness", "coreset-selection", "data-pruning")
 CONFIRMATION, HEART = "confirmation", "DualView"
 BY_PURPOSE = (
     f"The five that lead by mean rank over all tasks but `{CONFIRMATION}`, {HEART}, and random scores; "
@@ -55,6 +57,7 @@ def page(rows: Sequence[Row]) -> str:
     metrics = list(dict.fromkeys(metric for metric, _ in groups(rows)))
     where = f"`make bench-full` on {machine()}. Page written {time.strftime('%Y-%m-%d')}."
     missing = [task for task in NUM_TRAIN if task not in {row.data for row in rows}]
+    missing += [metric for metric in RETRAINING if metric not in {row.metric for row in rows}]
     left_out = f"\nNot in these tables: {', '.join(missing)}; the same command adds them.\n" if missing else ""
     parts = [f"# full\n\n{__doc__}\n{where}\n{left_out}"]
     for title, chosen in (

@@ -14,9 +14,9 @@ from benchmarks.full.rows import Row, judgement
 from dualview.plotting.layout import MARGIN, draw_heading, heading_of
 from dualview.plotting.style import LINE, QUIET, SMALL, TRACK, Sheet, font, line_height, plain_style
 
-WIDTH, PANEL_WIDTH, PANEL_HEIGHT, LEFT, GAP = 9.6, 3.55, 2.3, 0.65, 0.55
-COLOURS = ("#0b5fa5", "#b4460f", "#2e7d4f", "#8a5fae", "#a08020", "#c04f86", "#3a9a9a", "#777777", "#1c1c1c")
-MARKS = "osD^vP*Xh"
+WIDTH, PANEL_WIDTH, PANEL_HEIGHT, LEFT, GAP, LEGEND = 9.6, 3.55, 2.3, 0.65, 0.55, 0.75
+COLOURS = ("#0b5fa5", "#b4460f", "#2e7d4f", "#8a5fae", "#a08020", "#c04f86", "#3a9a9a", "#777777", "#1c1c1c", "#d98c5f")
+MARKS = "osD^vP*Xh8"
 
 
 def ranks(rows: Sequence[Row]) -> Figure:
@@ -29,16 +29,13 @@ def metric(rows: Sequence[Row]) -> Figure:
     return dv.plot(judgement(row._replace(notes="") for row in rows if row.measured))
 
 
-def panels(
-    title: str, subtitle: str, names: Sequence[str], draw: Callable[[Axes, str], Any], legend_below: bool
-) -> Figure:
+def panels(title: str, subtitle: str, names: Sequence[str], draw: Callable[[Axes, str], Any]) -> Figure:
     """Draw a panel for each task, two beside each other, and one legend for all."""
     heading = heading_of(title, subtitle, WIDTH)
     num_rows = math.ceil(len(names) / 2)
-    legend = 0.55 if legend_below else 0.0
     with plain_style():
         top = MARGIN + heading.height + 0.1
-        sheet = Sheet(WIDTH, top + num_rows * (PANEL_HEIGHT + 0.95) + legend)
+        sheet = Sheet(WIDTH, top + num_rows * (PANEL_HEIGHT + 0.95) + LEGEND)
         draw_heading(sheet, MARGIN, heading)
         for place, name in enumerate(names):
             x = LEFT + (place % 2) * (PANEL_WIDTH + GAP + LEFT)
@@ -47,17 +44,16 @@ def panels(
             axes = sheet.axes(x, y + line_height(9.5) + 0.06, PANEL_WIDTH, PANEL_HEIGHT)
             draw(axes, name)
             _finish(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        if legend_below:
-            sheet.figure.legend(
-                handles,
-                labels,
-                loc="lower center",
-                ncols=3,
-                frameon=False,
-                prop=font(SMALL),
-                bbox_to_anchor=(0.5, 0.01),
-            )
+        handles, labels = sheet.figure.axes[0].get_legend_handles_labels()
+        sheet.figure.legend(
+            handles,
+            labels,
+            loc="lower center",
+            ncols=3,
+            frameon=False,
+            prop=font(SMALL),
+            bbox_to_anchor=(0.5, 0.01),
+        )
     return sheet.figure
 
 
@@ -72,11 +68,13 @@ def _finish(axes: Axes) -> None:
         label.set_fontproperties(font(SMALL))
 
 
-def _lines(axes: Axes, table: Sequence[dict[str, str]], setting: str, x: str) -> None:
-    """Draw linear datamodelling scores against a column, a line for each method; single methods as level lines."""
+def _lines(axes: Axes, table: Sequence[dict[str, str]], task: str, setting: str, x: str) -> None:
+    """Draw a task's linear datamodelling scores against a column, a line a method, of one colour in all panels."""
     names = list(dict.fromkeys(row["method"] for row in table))
     for place, name in enumerate(names):
-        found = [row for row in table if row["method"] == name]
+        found = [row for row in table if row["method"] == name and row["task"] == task]
+        if not found:
+            continue
         colour = COLOURS[place % len(COLOURS)]
         value, low, high = ([float(row[key]) for row in found] for key in ("lds", "low", "high"))
         if not found[0][setting] and x == setting:
@@ -108,13 +106,13 @@ def damping(path: Path) -> Figure:
     table = read_table(path)
 
     def draw(axes: Axes, task: str) -> None:
-        _lines(axes, [row for row in table if row["task"] == task], "damping", "damping")
+        _lines(axes, table, task, "damping", "damping")
         axes.set_xscale("log")
         axes.set_xlabel("damping, × the mean diagonal")
 
     tasks = list(dict.fromkeys(row["task"] for row in table))
     words = "Linear datamodelling score over damping; bands: 95\u202f% intervals; rings: defaults; dashed: random."
-    return panels("Damping", words, tasks, draw, legend_below=True)
+    return panels("Damping", words, tasks, draw)
 
 
 def penalty(path: Path) -> Figure:
@@ -122,7 +120,7 @@ def penalty(path: Path) -> Figure:
     table = read_table(path)
 
     def draw(axes: Axes, task: str) -> None:
-        _lines(axes, [row for row in table if row["task"] == task], "C", "C")
+        _lines(axes, table, task, "C", "C")
         axes.set_xscale("log")
         axes.set_xlabel("C")
 
@@ -130,7 +128,7 @@ def penalty(path: Path) -> Figure:
     words = (
         "Linear datamodelling score of DualView's family over C; bands: 95\u202f% intervals; dashed: methods without C."
     )
-    return panels("What C does", words, tasks, draw, legend_below=True)
+    return panels("What C does", words, tasks, draw)
 
 
 def sparsity(path: Path) -> Figure:
@@ -138,7 +136,7 @@ def sparsity(path: Path) -> Figure:
     table = read_table(path)
 
     def draw(axes: Axes, task: str) -> None:
-        _lines(axes, [row for row in table if row["task"] == task], "C", "zeros")
+        _lines(axes, table, task, "C", "zeros")
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel("share of scores that are zero")
 
@@ -146,4 +144,4 @@ def sparsity(path: Path) -> Figure:
     words = (
         "Linear datamodelling score against sparsity; along a line C grows from 1e−6 to 1; bars: 95\u202f% intervals."
     )
-    return panels("What sparsity costs", words, tasks, draw, legend_below=True)
+    return panels("What sparsity costs", words, tasks, draw)

@@ -44,7 +44,7 @@ def _cell(row: Row, best: dict[str, float]) -> str:
 
 
 def cost_rows(rows: Sequence[Row], num_train: int) -> list[dict[str, str]]:
-    """Return a line for each contender: its cost on a task, mean over variants."""
+    """Return a line for each contender: its cost on a task, median over variants (the first pays for what compiles)."""
     costs: dict[str, dict[str, Row]] = {}
     for row in rows:
         if not math.isnan(row.seconds):
@@ -53,15 +53,17 @@ def cost_rows(rows: Sequence[Row], num_train: int) -> list[dict[str, str]]:
     for name, by_variant in costs.items():
         here = list(by_variant.values())
 
-        def mean(of: str, here: list[Row] = here) -> float:
-            return statistics.mean(getattr(row, of) for row in here)
+        def middle(of: str, here: list[Row] = here, unit: float = 1.0) -> float:
+            return statistics.median(getattr(row, of) for row in here) / unit
 
         lines.append(
             {
                 "": name,
-                "seconds, fit + explain": f"{mean('fit_seconds'):.2g} + {mean('explain_seconds'):.2g}",
-                "passes, forward + backward": f"{mean('forward') / num_train:.2f} + {mean('backward') / num_train:.2f}",
-                "bytes": f"{mean('bytes') / num_train:,.0f}",
+                "seconds, fit + explain": f"{middle('fit_seconds'):.2g} + {middle('explain_seconds'):.2g}",
+                "passes, forward + backward": " + ".join(
+                    f"{middle(way, unit=num_train):.2f}" for way in ("forward", "backward")
+                ),
+                "bytes": f"{middle('bytes', unit=num_train):,.0f}",
             }
         )
     return lines
@@ -109,7 +111,10 @@ def standing(rows: Sequence[Row], name: str) -> list[dict[str, str]]:
 
 
 def summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
-    """Return each contender's mean rank by metric over tasks, over PURPOSES, and its seconds; the best first."""
+    """Return each contender's mean rank by metric over tasks, over PURPOSES, and its seconds.
+
+    The best first; those to whom one of PURPOSES does not apply below all others, since their means leave it out.
+    """
     ranks: dict[str, dict[str, list[float]]] = {}
     for (metric, _), group in groups(rows).items():
         for row in group if len(group) > 1 else ():
@@ -117,8 +122,12 @@ def summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]
     asked = {name: [one for metric in PURPOSES for one in found.get(metric, [])] for name, found in ranks.items()}
     mean = {name: statistics.mean(found) for name, found in asked.items() if found}
     lines = []
-    for name in sorted(mean, key=lambda name: mean[name]):
-        line = {"": name, "all purposes": f"{mean[name]:.1f} ({len(asked[name])})"}
+    whole = {name for name in mean if all(metric in ranks[name] for metric in PURPOSES)}
+    for name in sorted(mean, key=lambda name: (name not in whole, mean[name])):
+        line = {
+            "": name,
+            "all purposes": f"{mean[name]:.1f} ({len(asked[name])}{'' if name in whole else ', not all'})",
+        }
         for metric in metrics:
             found = ranks[name].get(metric, [])
             line[metric] = f"{statistics.mean(found):.1f} ({len(found)})" if found else ""

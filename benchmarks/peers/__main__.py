@@ -54,9 +54,10 @@ from dualview.evaluation._estimate import Estimate
 from dualview.evaluation._table import Line
 from dualview.evaluation.judgement import Judgement
 from dualview.evaluation.metrics import chosen
+from dualview.evaluation.tasks import SOURCES
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-TASKS = ("wine", "digits-mlp", "mnist-mlp", "digits-cnn")
+TASKS = "wine", "digits-mlp"
 PEERS = ("captum", "dattri", "dualxda", "kronfluence", "traker")
 LIMIT = 240
 NOT_OFFERED = "it has no"  # as the metric says it
@@ -127,7 +128,7 @@ def gaps(lines: list[Line]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Compare with other libraries.")
-    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=(*TASKS, "confirmation"))
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=sorted(SOURCES))
     parser.add_argument("--contenders", nargs="+", help="by name; all by default")
     parser.add_argument("--limit", type=int, default=LIMIT, help="seconds of the processor for a contender and task")
     parser.add_argument("--to", type=Path, default=RESULTS, help="folder for peers.md and peers.csv")

@@ -1,10 +1,12 @@
 """Random: normal noise that says nothing, and the same noise again."""
 
 import copy
+from typing import get_type_hints
 
 import torch
 
 import dualview as dv
+from dualview.data.random import Drawn
 from tests.data.test_grad_dot import fit, numbers
 
 
@@ -33,6 +35,11 @@ def test_it_depends_on_the_seed_the_network_and_the_positions_alone(problem):
     assert torch.equal(explainer.explain(problem.test[0][:4]).dense(), again[:4])
     own = explainer.self_influence()
     assert torch.equal(own, explainer.self_influence()) and not any(torch.equal(own, row) for row in again)
+
+
+def test_the_seed_is_annotated_as_one_number():
+    seed = get_type_hints(Drawn)["seed"]
+    assert isinstance(torch.tensor([3]), seed) and not isinstance(torch.tensor([3, 4]), seed)
 
 
 def test_it_scores_every_kind_of_task(problem):

@@ -124,6 +124,20 @@ def test_what_it_refuses(model):
         one.gradients(one.samples, one.parts)
 
 
+def test_token_ids_are_told_what_works():
+    """Both methods that the message names, on a model whose first layer embeds."""
+    net = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3)).eval()
+    ids = {"input_ids": torch.tensor([[1, 2, 3], [4, 0, 1]])}
+    with pytest.raises(
+        TypeError, match=r"IntegratedGradients\(\{'input_ids': 0\}, site=.*Occlusion\(baseline=\{'input_"
+    ):
+        dv.Gradient().attribute(net, ids)
+    path = dv.IntegratedGradients({"input_ids": 0}, site="0").attribute(net, ids)
+    # A linear model: what a token adds is what replacing it by the baseline takes away.
+    occluded = dv.Occlusion(baseline={"input_ids": 0}).attribute(net, ids)
+    torch.testing.assert_close(path.values.sum(-1), occluded.values["input_ids"], rtol=1e-4, atol=1e-6)
+
+
 def test_targets_are_one_each_or_one_for_all():
     assert one_each(None, 3) is None and one_each("owl", 3) == ["owl"] * 3
     assert one_each(torch.tensor(2), 2) == [2, 2] and one_each([1, 0], 2) == [1, 0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dualview as dv
-from dualview.engine.players import as_players
+from dualview.engine.players import as_grouping, as_players
 
 IMAGE = {"": torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)}
 
@@ -59,7 +59,7 @@ def test_what_is_spread_adds_up():
         (torch.tensor([0, 0, 2, 2, 2]), "without a gap"),
         (torch.full((4, 5), -1), "without a gap"),
         (dv.Patches(0), "`Patches` of size 0"),
-        ({"image": 0}, "name 'image'; what can be absent is ''"),
+        ({"image": torch.zeros(4, 5)}, "name 'image'; what can be absent is ''"),
     ],
 )
 def test_what_it_refuses(players, message: str):
@@ -70,6 +70,30 @@ def test_what_it_refuses(players, message: str):
 def test_several_inputs_want_a_map():
     with pytest.raises(ValueError, match="give `players` as a map from 'a', 'b'"):
         as_players(torch.tensor([0, 1]), {"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)})
+
+
+@pytest.mark.parametrize(
+    "players, named",
+    [
+        (dv.Constant({"ids": 0}), r"Constant\(\{'ids': 0\}\)"),
+        (dv.Blur(3), r"Blur\(sigma=3\)|Blur\(3\)"),
+        ({"ids": 0}, r"\{'ids': 0\}"),
+        ({"ids": 103, "kinds": 0}, r"\{'ids': 103, 'kinds': 0\}"),
+        ({"": 0.5}, r"\{'': 0.5\}"),
+    ],
+)
+def test_a_baseline_is_told_from_players(players, named: str):
+    for take in (as_grouping, dv.Occlusion, lambda given: as_players(given, IMAGE)):
+        with pytest.raises(TypeError, match=f"`players` is a baseline: give it as baseline={named}"):
+            take(players)
+
+
+def test_whole_inputs_can_be_players():
+    parts = {"a": torch.zeros(1, 2), "b": torch.zeros(1, 3), "c": torch.zeros(1, 1)}
+    players = as_players(as_grouping({"a": 1, "b": 0, "c": -1}), parts)
+    assert players.count == 2 and {place: set(mask.tolist()) for place, mask in players.masks.items()} == {
+        "a": {1}, "b": {0}, "c": {-1}
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("players", ["patches", [[0, 1], [2]]])

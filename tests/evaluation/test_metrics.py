@@ -2,9 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import dualview as dv
 from dualview.evaluation import metrics
@@ -201,6 +203,60 @@ def test_what_does_not_apply_says_why(toy_problem):
     ):
         with pytest.raises(Inapplicable, match=reason):
             METRICS[name].measure(Judged(own, SAME_CLASS))
+
+
+class Wrapped(nn.Module):
+    """A linear model that returns its logits inside of something."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.fc, self.wrap = nn.Linear(6, 4), wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(x))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda logits: logits,
+        lambda logits: {"hidden": torch.zeros(3, 2), "logits": logits},
+        lambda logits: SimpleNamespace(logits=logits),
+        lambda logits: (logits, torch.zeros(3, 2)),
+    ],
+    ids=["tensor", "dict", "object", "tuple"],
+)
+def test_passes_are_counted_wherever_the_logits_are(wrap):
+    inputs, labels = torch.randn(9, 6, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 4
+
+    class Passing(Contender):
+        kind, name = "effect", "passing"
+
+        def fit(self, task, train, train_targets):
+            task.forward(inputs[:5]).sum().backward()
+            return Fitted(explain, dict, 0.0, lambda: 0)
+
+    def explain(given, targets):
+        with torch.no_grad():
+            case.task.forward(inputs[:2])
+        return torch.ones(3, 9)
+
+    case = case_of_task(dv.Task(Wrapped(wrap).eval()), (inputs, labels), (inputs[:3], labels[:3]))
+    one = Judged(case, Passing())
+    assert one.scores.shape == (3, 9) and one.passes == {"fit": (5, 5), "explain": (2, 0)}
+
+
+def test_what_is_no_output_is_refused_by_what_runs_the_model_and_a_squeezed_one_is_a_row():
+    inputs, labels = torch.zeros(4, 6), torch.tensor([0, 1, 0, 1])
+    case = case_of_task(dv.Task(Wrapped(lambda logits: logits).eval()), (inputs, labels), (inputs[:1], labels[:1]))
+    one = Judged(case, SAME_CLASS)
+    case.task.model.wrap = lambda logits: "logits"
+    with one._counter("fit"), pytest.raises(TypeError, match="the model returned str; expected logits"):
+        case.task.forward(inputs)
+    case.task.model.wrap = lambda logits: logits[:, :1].squeeze()
+    with one._counter("explain"):
+        case.task.forward(inputs[:1]).sum().backward()
+    assert one.passes == {"fit": (0, 0), "explain": (1, 1)}
 
 
 def test_metrics_by_name():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dualview as dv
+from dualview.errors import DualViewWarning
 from dualview.evaluation.tasks.recipes import small_residual
 from tests.features.budget import counted, unchecked
 
@@ -174,6 +175,20 @@ def test_its_budget(site: str | None, probed: int):
     with counted(model) as rows:
         dv.GradCAM(site).attribute(model, IMAGES, batch_size=2)
     assert rows.forward == 2 * 4 + probed and rows.backward == 4
+
+
+def test_maps_of_one_place_are_warned_of():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = (
+            nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double().eval()
+        )
+    with pytest.warns(DualViewWarning, match="the maps at '1' have one place, so that all .* earlier site") as caught:
+        found = dv.GradCAM("1", relu=False).attribute(model, IMAGES, targets=0)
+    assert caught[0].filename == __file__
+    weight, pooled = model[3].weight[0].detach(), model[:3](IMAGES).detach()
+    expected = (pooled @ weight)[:, None, None, None].expand(4, 1, 6, 6)
+    torch.testing.assert_close(found.values, expected, rtol=1e-13, atol=0)
 
 
 def test_what_it_refuses():

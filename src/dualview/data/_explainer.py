@@ -33,6 +33,7 @@ from dualview.engine.record import Outputs, Plan, Recorder, finished, record_row
 from dualview.engine.source import Source
 from dualview.engine.tables import Rows, Table, join_rows
 from dualview.engine.task import Task
+from dualview.engine.weights import Weights
 
 TEST_BLOCK = 1024
 TRAIN_BLOCK = 4096
@@ -58,6 +59,7 @@ class Explainer:
         thumbnails: stored pictures of support samples.
         batch_size: samples per forward pass; None chooses by their size.
         progress: whether recording a data set says so.
+        weights: the model as it was; None: it is not looked at.
     """
 
     method: DataMethod
@@ -75,6 +77,7 @@ class Explainer:
     thumbnails: Mapping[int, np.ndarray] = field(default_factory=dict)
     batch_size: int | None = None
     progress: bool = False
+    weights: Weights | None = None
 
     def __repr__(self) -> str:
         facts = ", ".join(
@@ -307,6 +310,8 @@ class Explainer:
         return inputs if is_data_set(inputs) else without_labels(inputs, self.task, self.spec, self.num_classes)
 
     def _recorded(self, inputs: Any, targets: Any = None) -> Rows:
+        if self.weights is not None:
+            self.weights.check(self.task.model)
         given = self._given(inputs)
         columns = None if targets is None else target_columns(targets, given, self.task, self.num_classes)
         with untouched(self.task.model):  # here, not in the generator, which an error would leave open

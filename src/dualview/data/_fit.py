@@ -25,6 +25,7 @@ from dualview.engine.replay import Replay
 from dualview.engine.store import Store
 from dualview.engine.tables import Table
 from dualview.engine.task import Task, as_task
+from dualview.engine.weights import Weights
 from dualview.ops.agreement import label_agreement, logit_agreement, number_agreement
 
 log = logging.getLogger("dualview")
@@ -113,7 +114,7 @@ def fit(
     explainer = Explainer(
         method, task, state, table, plan, positions, certificate, fidelity, samples,
         held_out=None if rest is None or rest.table is table else rest.table, names=names, spec=recorder.spec or {},
-        batch_size=batch_size, progress=progress,
+        batch_size=batch_size, progress=progress, weights=Weights.of(task.model),
     )  # fmt: skip
     if key is not None:
         assert isinstance(store, Store)

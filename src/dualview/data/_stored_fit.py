@@ -35,6 +35,7 @@ from dualview.engine.source import sample_input
 from dualview.engine.store import Store
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
+from dualview.engine.weights import Weights
 from dualview.errors import DamagedFile, StoreError, StoreMismatch
 
 log = logging.getLogger("dualview")
@@ -219,6 +220,7 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
         names=facts["names"],
         spec=facts["spec"],
         thumbnails=images,
+        weights=Weights.of(task.model),
     )
 
 

@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
     """
 
     positions: Int[Tensor, " train"]
-    seed: Int[Tensor, 1]
+    seed: Int[Tensor, " 1"]
 
 
 @dataclass(frozen=True)

@@ -189,15 +189,31 @@ def input_batches(
 
 
 def collate_samples(samples: list) -> Any:
-    """Collate samples as torch does, and dataclass instances field by field."""
+    """Collate samples as torch does, and dataclass instances field by field.
+
+    Raises:
+        ValueError: the samples are of different sizes.
+    """
     first = samples[0]
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        columns = default_collate([named_fields(sample) for sample in samples])
+        columns = _stacked([named_fields(sample) for sample in samples])
         batch = copy.copy(first)  # not made anew: its __init__ may check that it holds one sample
         for key, column in columns.items():
             object.__setattr__(batch, key, column)
         return batch
-    return default_collate(samples)
+    return _stacked(samples)
+
+
+def _stacked(samples: list) -> Any:
+    try:
+        return default_collate(samples)
+    except RuntimeError as error:
+        if "size" not in str(error):  # such as no memory, or several devices
+            raise
+        raise ValueError(
+            "samples of different sizes cannot be stacked into a batch: give a DataLoader with your collate_fn (its "
+            "order and batch size are not used)"
+        ) from error
 
 
 def warn_if_augmented(samples: Samples, *, name: str = "train") -> None:

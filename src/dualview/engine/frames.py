@@ -14,5 +14,5 @@ def imported_pandas() -> ModuleType:
     try:
         import pandas
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("to_pandas needs pandas: pip install 'dualview[pandas]'") from None
+        raise ModuleNotFoundError("to_pandas needs pandas: pip install pandas") from None
     return pandas

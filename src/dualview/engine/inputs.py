@@ -130,8 +130,9 @@ class _InputPlan(Plan):
             values = pad(values, (0, max(0, part.width - values.shape[1])), value=NO_TOKEN)
             values = values.to(torch.float64 if raw.dtype == torch.float64 else torch.float32)
         if values.shape[1] != part.width:
+            padding = ", e.g. DataCollatorWithPadding(tokenizer, padding='max_length', max_length=...)"
             raise ValueError(
                 f"{part.name} hold {values.shape[1]} numbers a sample in this batch, and held {part.width} for the "
-                "first samples: pad or cut all inputs alike"
+                f"first samples: pad or cut all inputs alike{padding if part.name == 'tokens' else ''}"
             )
         return Recorded(values, raw, targets)

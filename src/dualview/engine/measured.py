@@ -128,9 +128,10 @@ class Measured:
         }
         if not found:
             raise TypeError(
-                "`inputs` hold no floating-point tensor, and token ids have no gradient. Methods on paths run at "
-                "a site such as the embedding layer, site='embeddings', with the ids that stand for absence by the "
-                "input's place, baseline={'input_ids': 0}. Occlusion takes such a baseline too"
+                "`inputs` hold no floating-point tensor, and token ids have no gradient. Give the embedding layer as "
+                "site, to a method that takes one, and the ids that stand for absence, e.g. "
+                "IntegratedGradients({'input_ids': 0}, site='bert.embeddings.word_embeddings') with the names in your "
+                "inputs and model, or Occlusion(baseline={'input_ids': 0})"
             )
         for place, part in found.items():
             if part.dtype not in (torch.float32, torch.float64):

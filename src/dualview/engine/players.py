@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dualview.engine.measured import Parts
-from dualview.engine.removal import described, same_values
+from dualview.engine.removal import Removal, described, same_values
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,13 @@ class Numbered:
 
 
 def as_grouping(players: Any) -> Pixels | Patches | Numbered | None:
-    """Return what a user gave as `players`, as a setting of a method."""
+    """Return what a user gave as `players`, as a setting of a method.
+
+    Raises:
+        TypeError: they are a baseline.
+    """
+    if _is_baseline(players):
+        raise TypeError(f"`players` is a baseline: give it as baseline={players!r}")
     return players if players is None or isinstance(players, (Pixels, Patches, Numbered)) else Numbered(players)
 
 
@@ -115,9 +121,11 @@ def as_players(players: Any, parts: Mapping[str, Tensor]) -> Players:
         parts: "sample ..." the inputs by place.
 
     Raises:
+        TypeError: a baseline, or something else that is no numbers.
         ValueError: numbers of another shape, below −1, or that leave out a number in between.
     """
     shapes = {place: part.shape[1:] for place, part in parts.items()}
+    players = as_grouping(players)
     players = players.numbers if isinstance(players, Numbered) else players
     if players is None or isinstance(players, (Pixels, Patches)):
         masks, count = {}, 0
@@ -137,6 +145,16 @@ def as_players(players: Any, parts: Mapping[str, Tensor]) -> Players:
     if count < 1 or len(found[found >= 0].unique()) != count:
         raise ValueError("`players` must be numbered 0, 1, 2, … without a gap; −1 belongs to nobody")
     return Players(masks, count)
+
+
+def _is_baseline(players: Any) -> bool:
+    """Tell a `Removal`, or a map to single numbers that do not count whole inputs as players 0, 1, …, at least two."""
+    if not isinstance(players, Mapping):
+        return isinstance(players, Removal)
+    if not all(isinstance(value, (int, float)) for value in players.values()):
+        return False
+    numbers = set(players.values()) - {-1}
+    return len(numbers) < 2 or numbers != set(range(len(numbers)))
 
 
 def _numbered(shape: torch.Size, players: Pixels | Patches | None) -> Tensor:

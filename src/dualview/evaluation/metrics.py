@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from dualview.engine.batches import tensors_in
 from dualview.engine.datasets import as_samples
 from dualview.evaluation import retrieval, sanity
 from dualview.evaluation._estimate import Estimate
@@ -79,10 +80,14 @@ class Judged:
         counts = [0, 0]
 
         def count(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                counts[0] += len(output)
-                if output.requires_grad:
-                    output.register_hook(lambda gradient: counts.__setitem__(1, counts[1] + len(gradient)))  # type: ignore[arg-type]
+            tensors = tensors_in(getattr(output, "logits", output))
+            logits = tensors.get("logits", next(iter(tensors.values()), None))
+            if logits is None:  # what runs the model says so
+                return
+            rows = len(logits) if logits.ndim else 1  # a squeeze() in the model drops the axis of a lone sample
+            counts[0] += rows
+            if logits.requires_grad:
+                logits.register_hook(lambda _: counts.__setitem__(1, counts[1] + rows))  # type: ignore[arg-type]
 
         handle = self.case.task.model.register_forward_hook(count)
         try:
@@ -94,8 +99,10 @@ class Judged:
     @contextmanager
     def _clock(self, what: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
-        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - started
+        try:
+            yield
+        finally:  # what was stopped took its time as well
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - started
 
     def suspicion(self, name: str) -> Tensor:
         """How suspicious each training label is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -12,6 +13,7 @@ from dualview.engine.maps import as_maps, map_site, over_input
 from dualview.engine.measured import Measured
 from dualview.engine.outputs import Kind
 from dualview.engine.site import Site
+from dualview.errors import DualViewWarning
 from dualview.features._method import Explained, FeatureMethod
 
 Variant = Literal["plain", "plus-plus"]
@@ -70,6 +72,13 @@ class GradCAM(FeatureMethod):
             found.append((weigh(maps, slopes) * maps).sum(1))
         combined = torch.cat(found)
         maps = combined.relu() if self.relu else combined
+        if maps[0].numel() == 1:
+            warnings.warn(
+                f"the maps at {site.module!r} have one place, so that all of the input scores alike: name an earlier "
+                "site",
+                DualViewWarning,
+                stacklevel=5,
+            )
         return Explained(over_input(measured, maps), sites={site: maps})
 
 
