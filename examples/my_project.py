@@ -18,7 +18,7 @@ def train(mask=None, seed=0):  # only `dualview audit --verify` needs this
 
 if not Path("model.pt").exists():
     torch.save(train().state_dict(), "model.pt")
-model = recipes.small_cnn((1, 28, 28), 10)
+model = recipes.small_cnn((1, 28, 28), 10).eval()
 model.load_state_dict(torch.load("model.pt"))
 task = dv.Task(model, class_names=list("0123456789"))
 

@@ -107,6 +107,7 @@ NAMED_BY_THEM = {
         "dualview.data._setting.Setting": (),
         "dualview.engine.datasets.Samples": (),
         "dualview.engine.manifest.Key": (),
+        "dualview.engine.weights.Weights": (),
         "dualview.engine.manifest.Manifest": (),
         "dualview.engine.propagation.account.Ledger": (),
         "dualview.engine.propagation.account.Place": (),

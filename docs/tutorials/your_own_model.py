@@ -8,9 +8,10 @@ called as Hugging Face's are, with dicts in and an object with ``.logits`` out. 
 of each, stores and other processes, checkpoints, and what is said when something does not fit.
 
 What it needs: PyTorch, a last layer that is linear (for DualView; other methods need none), and a training set with
-positions, since positions are what scores name. Neither torchvision nor transformers is needed to run this page. The
-lines for text were also run with transformers 5.23: BERT, RoBERTa and DistilBERT for sequence classification, and ViT
-and ResNet for images, work as they are; GPT-2 and Llama need the wrapper that is shown below.
+positions, since positions are what scores name. Neither torchvision nor transformers is needed to run this page.
+Fitting and explaining were also tried with transformers 5.23, on small networks with random weights: BERT, RoBERTa and
+DistilBERT for sequences, ViT and ResNet for images work as they are; GPT-2 and Llama need the wrapper that is shown
+below.
 """
 
 import subprocess

@@ -135,7 +135,7 @@ def test_token_ids_are_told_what_works():
     path = dv.IntegratedGradients({"input_ids": 0}, site="0").attribute(net, ids)
     # A linear model: what a token adds is what replacing it by the baseline takes away.
     occluded = dv.Occlusion(baseline={"input_ids": 0}).attribute(net, ids)
-    torch.testing.assert_close(path.values.sum(-1), occluded.values["input_ids"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(path.values.sum(-1), occluded.values, rtol=1e-4, atol=1e-6)
 
 
 def test_targets_are_one_each_or_one_for_all():

@@ -39,7 +39,7 @@ def test_other_weights_are_refused(change):
         model.eval()
     else:
         model[0] = nn.Linear(4, 8)
-    with pytest.raises(ValueError, match=r"the weights of Sequential.*others than when it was fitted.*model\.eval\(\)"):
+    with pytest.raises(ValueError, match=r"the weights of Sequential.*others than at its fit.*model\.eval\(\)"):
         seen.check(model)
 
 
@@ -51,5 +51,5 @@ def test_a_network_left_in_training_mode_is_noticed_when_it_is_asked():
     explainer.explain(inputs[:2])
     assert model.training  # as it was
     model(inputs)
-    with pytest.raises(ValueError, match="running statistics, are others than when it was fitted"):
+    with pytest.raises(ValueError, match="running statistics, are others than at its fit"):
         explainer.explain(inputs[:2])

@@ -38,7 +38,7 @@ class Weights:
             return
         if model_fingerprint(model) != self.content:
             raise ValueError(
-                f"the weights of {type(model).__name__}, or its running statistics, are others than when it was fitted. "
+                f"the weights of {type(model).__name__}, or its running statistics, are others than at its fit. "
                 "In training mode a model's batch norm changes whenever it is run: call model.eval() before you run it "
                 "yourself, load its checkpoint again and fit. A model that was trained further needs a fit of its own."
             )
