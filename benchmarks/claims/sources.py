@@ -50,9 +50,14 @@ def found(source: str, run: bool = True) -> list[Number] | None:
 
 
 def commandless() -> list[str]:
-    """Return the tables of results whose text names no command of today; a CSV file's stands in the page beside it."""
+    """Return the tables of results whose text names no command of today; a CSV file may be named by another page."""
+    with_command = {page: page.read_text() for page in sorted(RESULTS.glob("*.md")) if _names_a_command(page)}
     tables = [path for path in sorted(RESULTS.iterdir()) if path.suffix in (".csv", ".md")]
-    return [path.name for path in tables if not _names_a_command(path.with_suffix(".md"))]
+    return [
+        path.name
+        for path in tables
+        if path.with_suffix(".md") not in with_command and not any(path.name in text for text in with_command.values())
+    ]
 
 
 def _names_a_command(page: Path) -> bool:

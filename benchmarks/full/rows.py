@@ -81,7 +81,8 @@ def judgement(rows: Iterable[Row]) -> Judgement:
         if not math.isnan(row.seconds):
             key = row.data, row.variant, row.contender
             passes = (int(row.forward), int(row.backward))
-            costs[key] = Cost(*key, row.fit_seconds, row.explain_seconds, passes, (0, 0), 0, int(row.bytes), 0.0)
+            found = Cost(*key, row.fit_seconds, row.explain_seconds, passes, (0, 0), 0, int(row.bytes), 0.0)
+            costs.setdefault(key, found)  # of the first run
     return Judgement(tuple(lines), tuple(costs.values()))
 
 

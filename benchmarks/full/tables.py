@@ -48,7 +48,7 @@ def cost_rows(rows: Sequence[Row], num_train: int) -> list[dict[str, str]]:
     costs: dict[str, dict[str, Row]] = {}
     for row in rows:
         if not math.isnan(row.seconds):
-            costs.setdefault(row.contender, {})[row.variant] = row
+            costs.setdefault(row.contender, {}).setdefault(row.variant, row)  # of the first run
     lines = []
     for name, by_variant in costs.items():
         here = list(by_variant.values())
@@ -171,5 +171,8 @@ def leaders(rows: Sequence[Row], metric: str, confirmation: str, always: Sequenc
 
 def median_seconds(rows: Sequence[Row], name: str) -> float:
     """Return a contender's seconds for fit and explanation, the median of its cases."""
-    cases = {(row.data, row.variant): row.seconds for row in rows if row.contender == name}
-    return statistics.median(seconds for seconds in cases.values() if not math.isnan(seconds))
+    cases: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if row.contender == name and not math.isnan(row.seconds):
+            cases.setdefault((row.data, row.variant), row.seconds)  # of the first run
+    return statistics.median(cases.values())
