@@ -96,52 +96,39 @@ def _lines(axes: Axes, table: Sequence[dict[str, str]], task: str, setting: str,
     axes.set_ylabel("LDS")
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def damping(path: Path) -> Figure:
     """Draw linear datamodelling scores over damping."""
-    table = read_table(path)
-
-    def draw(axes: Axes, task: str) -> None:
-        _lines(axes, table, task, "damping", "damping")
-        axes.set_xscale("log")
-        axes.set_xlabel("damping, × the mean diagonal")
-
-    tasks = list(dict.fromkeys(row["task"] for row in table))
     words = "Linear datamodelling score over damping; bands: 95\u202f% intervals; rings: defaults; dashed: random."
-    return panels("Damping", words, tasks, draw)
+    return _scores(path, "damping", "damping", "Damping", words, "damping, × the mean diagonal")
 
 
 def penalty(path: Path) -> Figure:
     """Draw linear datamodelling scores over C."""
-    table = read_table(path)
-
-    def draw(axes: Axes, task: str) -> None:
-        _lines(axes, table, task, "C", "C")
-        axes.set_xscale("log")
-        axes.set_xlabel("C")
-
-    tasks = list(dict.fromkeys(row["task"] for row in table))
     words = (
         "Linear datamodelling score of DualView's family over C; bands: 95\u202f% intervals; dashed: methods without C."
     )
-    return panels("What C does", words, tasks, draw)
+    return _scores(path, "C", "C", "What C does", words, "C")
 
 
 def sparsity(path: Path) -> Figure:
     """Draw linear datamodelling scores against the share of scores that are zero."""
-    table = read_table(path)
-
-    def draw(axes: Axes, task: str) -> None:
-        _lines(axes, table, task, "C", "zeros")
-        axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel("share of scores that are zero")
-
-    tasks = list(dict.fromkeys(row["task"] for row in table))
     words = (
         "Linear datamodelling score against sparsity; along a line C grows from 1e−6 to 1; bars: 95\u202f% intervals."
     )
-    return panels("What sparsity costs", words, tasks, draw)
+    return _scores(path, "C", "zeros", "What sparsity costs", words, "share of scores that are zero")
+
+
+def _scores(path: Path, setting: str, x: str, title: str, words: str, label: str) -> Figure:
+    """Draw a table's linear datamodelling scores against a column; a setting stands on a logarithmic axis."""
+    with path.open(newline="") as file:
+        table = list(csv.DictReader(file))
+
+    def draw(axes: Axes, task: str) -> None:
+        _lines(axes, table, task, setting, x)
+        axes.set_xlabel(label)
+        if x == setting:
+            axes.set_xscale("log")
+        else:
+            axes.set_xlim(-0.03, 1.03)
+
+    return panels(title, words, list(dict.fromkeys(row["task"] for row in table)), draw)
