@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import dualview as dv
 from benchmarks.full.rows import Row, judgement
-from dualview.plotting.layout import MARGIN, draw_heading, heading_of
+from dualview.plotting.layout import MARGIN, draw_heading, heading_of, quiet
 from dualview.plotting.style import LINE, QUIET, SMALL, TRACK, Sheet, font, line_height, plain_style
 
 WIDTH, PANEL_WIDTH, PANEL_HEIGHT, LEFT, GAP, LEGEND = 9.6, 3.55, 2.3, 0.65, 0.55, 0.75
@@ -20,7 +20,7 @@ MARKS = "osD^vP*Xh8"
 
 
 def ranks(rows: Sequence[Row]) -> Figure:
-    """Draw mean rank against run time, over the tasks on which nothing was stopped."""
+    """Draw mean rank against run time."""
     return dv.plot(judgement(rows), kind="ranks")
 
 
@@ -60,11 +60,9 @@ def panels(title: str, subtitle: str, names: Sequence[str], draw: Callable[[Axes
 def _finish(axes: Axes) -> None:
     axes.grid(axis="y", color=TRACK, linewidth=0.8)
     axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(LINE)
-    axes.tick_params(color=LINE, labelcolor=QUIET, which="both")
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label):
+    quiet(axes, "left", "bottom")
+    axes.tick_params(which="minor", color=LINE, labelcolor=QUIET)
+    for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_fontproperties(font(SMALL))
 
 

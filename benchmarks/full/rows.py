@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from dualview.evaluation._estimate import Estimate
 from dualview.evaluation._table import Cost, Line
 from dualview.evaluation.judgement import Judgement
@@ -66,25 +68,18 @@ def read(*paths: Path) -> list[Row]:
 
 def judgement(rows: Iterable[Row]) -> Judgement:
     """Return the rows as the judgement they were written from, as far as figures need it: means for single values."""
-    import torch
-
     lines, costs = [], {}
     for row in rows:
         found = None
         if row.samples:
             values = torch.full((row.samples,), row.value, dtype=torch.float64)
             chance = None if math.isnan(row.chance) else row.chance
-            found = Estimate(
-                row.metric, values, row.low, row.high, HIGHER[row.better], chance=chance, notes=tuple(split_notes(row))
-            )
+            notes = tuple(note for note in row.notes.split("; ") if note)
+            found = Estimate(row.metric, values, row.low, row.high, HIGHER[row.better], chance=chance, notes=notes)
         lines.append(Line(*row[:4], found, "" if found else row.notes))
         if not math.isnan(row.seconds):
             key = row.data, row.variant, row.contender
             passes = (int(row.forward), int(row.backward))
-            found = Cost(*key, row.fit_seconds, row.explain_seconds, passes, (0, 0), 0, int(row.bytes), 0.0)
-            costs.setdefault(key, found)  # of the first run
+            cost = Cost(*key, row.fit_seconds, row.explain_seconds, passes, (0, 0), 0, int(row.bytes), 0.0)
+            costs.setdefault(key, cost)  # of the first run
     return Judgement(tuple(lines), tuple(costs.values()))
-
-
-def split_notes(row: Row) -> list[str]:
-    return [note for note in row.notes.split("; ") if note]

@@ -163,15 +163,20 @@ def _accepts(model: nn.Module, name: str) -> bool:
     return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
+def part_with_logits(output: Any) -> Any:
+    """Return where logits stand in what a model returned, whatever stands there; without such a part, all of it."""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if getattr(output, "logits", None) is not None:
+        return output.logits  # type: ignore[union-attr]
+    if isinstance(output, (tuple, list)) and output:
+        return output[0]
+    return output
+
+
 def logits_of(output: Any, rows: int) -> Tensor:
     """Find the logits "row cls" in what a model returned: a tensor, `.logits`, or the first of a tuple."""
-    found = output
-    if isinstance(output, Mapping) and "logits" in output:
-        found = output["logits"]
-    elif getattr(output, "logits", None) is not None:
-        found = output.logits  # type: ignore[union-attr]
-    elif isinstance(output, (tuple, list)) and output:
-        found = output[0]
+    found = part_with_logits(output)
     if not isinstance(found, Tensor) or not found.is_floating_point():
         raise TypeError(
             f"the model returned {type(output).__name__}; expected logits: a float tensor, an object with `.logits`, "

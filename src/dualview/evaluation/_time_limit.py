@@ -34,7 +34,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise ValueError("`limit` needs the main thread, on Linux or macOS; leave it out")
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise TimeLimitReached(f"stopped after {seconds:g} s")
+        raise TimeLimitReached(f"after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)

@@ -157,6 +157,9 @@ def judge(
     return Judgement(tuple(lines), tuple(costs))
 
 
+SCORES_STOPPED, METRIC_STOPPED = "making its scores was stopped", "it was stopped"
+
+
 class _Stopped:
     """What took longer than the limit."""
 
@@ -181,9 +184,6 @@ class _Stopped:
         return self._metrics.get((case.name, case.variant, metric.name)) if metric.retrains else None
 
 
-SCORES_STOPPED, METRIC_STOPPED = "making its scores was stopped", "it was stopped"
-
-
 def _key(case: Case, contender: Contender, metrics: Sequence[Metric], limit: float | None) -> str:
     if case.identity is None:
         raise ValueError(f"`keep`: {case.name} is no built-in case, and nothing tells it from another of that name")
@@ -204,7 +204,7 @@ def _judged(
         except ValueError as refusal:  # it is not made for these data; the table says why, and goes on
             refused = str(refusal)
         except TimeLimitReached as end:
-            refused = f"{SCORES_STOPPED} {str(end).removeprefix('stopped ')}"
+            refused = f"{SCORES_STOPPED} {end}"
     if refused is not None:
         return [Line(case.name, case.variant, metric.name, contender.name, None, refused) for metric in metrics], []
     cost = judged.seconds["scores"]
@@ -243,4 +243,4 @@ def _line(judged: Judged, metric: Metric, limit: float | None, known: str | None
     except NonFiniteError as error:
         return Line(*place, None, f"undefined: {error}")
     except TimeLimitReached as end:
-        return Line(*place, None, f"{METRIC_STOPPED} {str(end).removeprefix('stopped ')}")
+        return Line(*place, None, f"{METRIC_STOPPED} {end}")

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from dualview.engine.batches import tensors_in
+from dualview.engine.batches import part_with_logits
 from dualview.engine.datasets import as_samples
 from dualview.evaluation import retrieval, sanity
 from dualview.evaluation._estimate import Estimate
@@ -80,9 +80,8 @@ class Judged:
         counts = [0, 0]
 
         def count(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = tensors_in(getattr(output, "logits", output))
-            logits = tensors.get("logits", next(iter(tensors.values()), None))
-            if logits is None:  # what runs the model says so
+            logits = part_with_logits(output)
+            if not isinstance(logits, Tensor):  # what runs the model says so
                 return
             rows = len(logits) if logits.ndim else 1  # a squeeze() in the model drops the axis of a lone sample
             counts[0] += rows
@@ -184,10 +183,14 @@ def _mislabel_recall(name: str) -> Callable[[Judged], Estimate]:
     return measure
 
 
-def _datamodelling(judged: Judged) -> Estimate:
-    """LDS; a contender whose scores are similarities is summed all the same, and the note says so."""
+def _check_retrains(judged: Judged) -> None:
     if judged.case.retrain is None:
         raise Inapplicable("nothing says how to train the network")
+
+
+def _datamodelling(judged: Judged) -> Estimate:
+    """LDS; a contender whose scores are similarities is summed all the same, and the note says so."""
+    _check_retrains(judged)
     masks, outputs, accuracy = judged.case.truth()
     similar = judged.contender.kind == "similarity"
     found = linear_datamodelling_score(
@@ -233,8 +236,7 @@ def _retrained(protocol: Callable[..., Any], *, sums: bool = False) -> Callable[
     """Return how to take a metric that trains networks; `sums`: it adds scores up, which is said of similarities."""
 
     def measure(judged: Judged) -> Estimate:
-        if judged.case.retrain is None:
-            raise Inapplicable("nothing says how to train the network")
+        _check_retrains(judged)
         similar = sums and judged.contender.kind == "similarity"
         allowed = {"allow_similarity": True} if similar else {}
         found = protocol(judged.scores, judged.case.seeded_retrain, judged.case.task, judged.case.test, **allowed).score
@@ -245,9 +247,8 @@ def _retrained(protocol: Callable[..., Any], *, sums: bool = False) -> Callable[
 
 def _brittleness(judged: Judged) -> Estimate:
     """Take the first few test samples: networks are trained for each."""
+    _check_retrains(judged)
     case = judged.case
-    if case.retrain is None:
-        raise Inapplicable("nothing says how to train the network")
     samples = as_samples(case.test, name="test")
     few = range(min(BRITTLE_TESTS, len(samples)))
     test = DataLoader(Subset(samples.dataset, few), collate_fn=samples.collate)
