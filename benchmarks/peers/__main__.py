@@ -7,16 +7,14 @@ are smaller than any peer was made for.
 
 Ours have an advantage: the dampings that are their defaults were chosen by the linear datamodelling score on these
 tasks, though on other subsets (`make bench-damping`); of the peers' settings only kronfluence's 0.001 was known to
-serve on tasks like these. `python -m benchmarks.peers --tasks confirmation --to FOLDER` compares where nothing was
-chosen.
+serve on tasks like these. On `confirmation` nothing was chosen, of ours or theirs.
 
 - *Metrics*: the mean; ↑ higher is better, ↓ lower is better; **bold**: the best. Intervals, chance levels and notes
   stand in `peers.csv`. Scores are those for the predicted class, and of the linear datamodelling score (`lds`) for the
   label. Empty: the contender offers no self-influence or no slack, or what stands below the table. An asterisk: a
   similarity.
 - *Seconds*: of the processor, one thread, fit + explanation of all test samples of the standard variant, once. What a
-  peer leaves to its explanation, such as training gradients (Captum, dattri's TracIn, kronfluence), counts there. The
-  clock ticks every 4 ms: below 0.02 s it says little.
+  peer leaves to its explanation, such as training gradients (Captum, dattri's TracIn, kronfluence), counts there.
 - *MiB*: the highest resident memory of the two, less what the process held before, network and data among it. Each
   contender has a process of its own, and runs on 100 × 10 samples first: neither clock nor memory counts what is
   imported and compiled once. Mapped files count. Below 1 MiB it is the allocator's grain.
@@ -58,7 +56,7 @@ from dualview.evaluation.metrics import chosen
 from dualview.evaluation.tasks import SOURCES
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-TASKS = "wine", "digits-mlp"
+TASKS = "wine", "digits-mlp", "confirmation", "digits-cnn"
 PEERS = ("captum", "dattri", "dualxda", "kronfluence", "traker")
 LIMIT = 240
 NOT_OFFERED = "it has no"  # as the metric says it
