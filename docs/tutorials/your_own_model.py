@@ -354,8 +354,8 @@ print(f"the five strongest proponents by DualView {both[0]}, by TracIn {both[1]}
 # Models that choose a token
 # --------------------------
 # ``GPT2ForSequenceClassification``, ``LlamaForSequenceClassification`` and their relatives apply the last layer to
-# every token and take the logits of the last one. Then no Linear makes the model's output, and DualView says so. A
-# wrapper that chooses the token first has the same logits (tried with transformers 5.23):
+# every token and take the logits of the last one. Then no Linear makes the model's output, and DualView says which
+# layer runs where. A wrapper that chooses the token first has the same logits (tried with transformers 5.23):
 
 
 class LastToken(nn.Module):

@@ -146,6 +146,16 @@ def test_something_after_the_last_layer_is_refused(follow):
     refused(model, "readout='1' does not make the model's output", "Wrap the model", *layers, readout="1")
 
 
+@pytest.mark.parametrize("readout", [None, "score"])
+def test_a_layer_that_runs_at_every_token_is_named_with_the_way_out(readout):
+    network = Made(lambda self, x: self.score(self.body(x))[:, -1], body=nn.Linear(3, 4), score=nn.Linear(4, 2))
+    tokens = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(2))
+    words = ("'score'", "every position", "picks the position first", "Linear layers are", "'body'")
+    refused(network, *words, inputs=tokens, readout=readout)
+    sums = Made(lambda self, x: self.score(x).sum(1), score=nn.Linear(3, 2))
+    refused(sums, "wrap the model so that it returns", inputs=tokens)  # no position is picked
+
+
 def test_a_sum_of_heads_is_refused():
     model = Made(lambda m, x: m.a(x) + m.b(x), a=nn.Linear(5, 3), b=nn.Linear(5, 3))
     refused(model, "no Linear layer makes", "a sum of heads", "'a' (5 → 3)", "'b' (5 → 3)")

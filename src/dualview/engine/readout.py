@@ -20,6 +20,13 @@ class _Call(NamedTuple):
     name: str
     times: int
     is_output: bool
+    is_picked: bool  # it runs at every position of a sequence, and the model returns one of them
+
+
+_PICKED = (
+    "{name!r} runs at every position of a sequence, of which the model returns one. Wrap the model so that it picks "
+    "the position first and runs this layer on it alone"
+)
 
 
 def with_readout(task: Task, inputs: Inputs) -> Task:
@@ -60,6 +67,8 @@ def _only_maker(calls: dict[nn.Module, _Call], model: nn.Module) -> str:
             f"{call.name!r}, a {type(module).__name__}, makes the model's output; only an nn.Linear will do. "
             "A 1×1 convolution on pooled features is one: put an nn.Linear with its weights in its place"
         )
+    elif picked := [call.name for call in calls.values() if call.is_picked]:
+        found = _PICKED.format(name=picked[0])
     else:
         found = (
             "no Linear layer makes the model's output as it is. If something follows it (a softmax, a sum of heads), "
@@ -74,6 +83,8 @@ def _check_named(name: str, call: _Call, model: nn.Module) -> None:
             f"readout={name!r} is called {call.times} times in one forward pass; a readout is called once. "
             f"{describe_linears(model)}"
         )
+    if call.is_picked:
+        raise ValueError(f"readout={_PICKED.format(name=name)}. {describe_linears(model)}")
     if not call.is_output:
         raise ValueError(
             f"readout={name!r} does not make the model's output: what it returns is changed afterwards "
@@ -109,7 +120,19 @@ def _calls(task: Task, inputs: Inputs) -> dict[nn.Module, _Call]:
         module: _Call(
             names[module],
             len(made),
-            any(out.numel() == raw.numel() and torch.equal(out.reshape(raw.shape), raw) for out in made),
+            any(_is_output(out, raw) for out in made),
+            any(_is_picked(out, raw) for out in made),
         )
         for module, made in seen.items()
     }
+
+
+def _is_output(out: Tensor, raw: Tensor) -> bool:
+    return out.numel() == raw.numel() and torch.equal(out.reshape(raw.shape), raw)
+
+
+def _is_picked(out: Tensor, raw: Tensor) -> bool:
+    """Whether each sample's output stands at one of several positions of what a layer made."""
+    if _is_output(out, raw) or out.ndim < 3 or (out.shape[0], out.shape[-1]) != tuple(raw.shape):
+        return False
+    return bool((out.flatten(1, -2) == raw[:, None]).all(2).any(1).all())
