@@ -222,6 +222,29 @@ def test_the_figure_is_of_the_sample_that_was_asked_for(capsys, toy, monkeypatch
     assert shown.tolist() == sys.modules["toy"].inputs[8].double().tolist()
 
 
+def test_audit_draws_what_it_prints(capsys, toy, monkeypatch):
+    drawn, plot = [], dv.plot
+
+    def seen(ranking: dv.Ranking, **settings: object) -> Figure:
+        drawn.append(plot(ranking, **settings))
+        return drawn[-1]
+
+    monkeypatch.setattr(dv, "plot", seen, raising=False)
+    fit_toy(capsys)
+    audit = ["audit", "toy.py:task", "--store", "store", "--figure", "suspects.png"]
+    out = run(capsys, *audit, "--top", "35", "--train", "toy.py:data")
+    assert "figure: suspects.png" in out
+    assert Path("suspects.png").read_bytes().startswith(b"\x89PNG")
+    said = [text.get_text() for text in drawn[0].texts]
+    assert "The first 30 of 35 training samples; the whole set holds 40." in said
+    with open("suspects.csv", newline="", encoding="utf-8") as file:
+        listed = [f"train {row['index']}" for row in csv.DictReader(file)]
+    assert [word for word in said if word.startswith("train ")] == listed[:30]
+    assert all(axes.patches for axes in drawn[0].axes)  # bars of the rows
+    run(capsys, *audit, "--top", "1")
+    assert "give train= to see it" in " ".join(text.get_text() for text in drawn[1].texts)
+
+
 def test_references_may_be_functions_and_dotted_names(capsys, toy, monkeypatch):
     monkeypatch.syspath_prepend(str(toy))
     out = run(capsys, "fit", "toy:make_task", "--data", "toy:make_data", "--store", "store", "--held-out", "0.25")

@@ -1,11 +1,13 @@
 """Rankings: their rows, as dicts, pandas tables and CSV files."""
 
 import csv
+import dataclasses
 
 import pytest
 import torch
 
 import dualview as dv
+from dualview.engine.source import Source
 
 
 @pytest.fixture
@@ -38,6 +40,14 @@ def test_head_is_the_beginning(ranking, k: int):
     head = ranking.head(k)
     assert head.rows() == ROWS[:k]
     assert head.num_samples == 9
+
+
+def test_what_is_not_told_has_a_default_and_the_beginning_keeps_what_is(ranking):
+    assert (ranking.what, ranking.of, ranking.class_names, ranking.source) == ("", "data", None, None)
+    source = Source(dv.Task(torch.nn.Linear(1, 2)))
+    head = dataclasses.replace(ranking, what="Odd ones", of="train", class_names=["a", "b"], source=source).head(1)
+    assert (head.what, head.of, head.class_names) == ("Odd ones", "train", ["a", "b"])
+    assert head.source is source and head.rows() == ROWS[:1]
 
 
 def test_to_pandas(ranking):

@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+LISTED = 30  # suspects that are printed and drawn; the CSV file has all
+
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that keeps the recorded rows and the fit.")]
 TrainOption = Annotated[
     str | None,
@@ -178,16 +180,23 @@ def audit(
         typer.Option("--test", metavar="MODULE:DATASET", help="Labelled data that retrained models are compared on."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Retrainings per arm.")] = 3,
+    figure: Annotated[
+        Path | None, typer.Option(help=f"Draw the first {LISTED} suspects with their labels (.png, .pdf, .svg).")
+    ] = None,
+    train: TrainOption = None,
     method: MethodOption = None,
 ) -> None:
     """List the training samples most likely to be wrongly labelled, and check by retraining."""
     if verify is not None and test is None:
         raise ValueError("--verify compares retrained models on labelled data: give --test MODULE:DATASET")
-    explainer = _open(store, task, None, method)
+    explainer = _open(store, task, train, method)
     suspects = explainer.suspects(top, by=by)
     suspects.to_csv(csv)
-    print_rows(f"suspects, by {suspects.by}", _with_class_names(suspects.head(30), explainer.task.class_names))
+    print_rows(f"suspects, by {suspects.by}", _with_class_names(suspects.head(LISTED), explainer.task.class_names))
     print(f"{len(suspects)} suspects: {csv}")
+    if figure is not None:
+        dv.plot(suspects, k=LISTED).savefig(figure)
+        print(f"figure: {figure}")
     if verify is not None:
         effect = removal_effect(
             load(verify, call=False),

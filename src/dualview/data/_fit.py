@@ -209,12 +209,14 @@ def _held_out(
     everything = torch.arange(len(table))
     if held_out is None:
         return everything, None
-    if isinstance(held_out, float):
+    if not isinstance(held_out, Samples):
         number = min(len(table) - 1, max(1, round(held_out * len(table))))
         shuffled = torch.randperm(len(table), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
         return shuffled[number:].sort().values, HeldOut(table, shuffled[:number].sort().values)
     rest = dataclasses.replace(recorder, samples=held_out, name="held_out", spec=None)
-    return everything, HeldOut(rest.table(progress=progress))
+    recorded = rest.table(progress=progress)
+    recorded.replay = Replay(recorder.task, held_out, recorder.num_classes, recorder.batch_size)
+    return everything, HeldOut(recorded)
 
 
 def _fidelity(method: DataMethod, task: Task, state: Any, table: Table, positions: Tensor | None) -> dict[str, float]:

@@ -9,6 +9,8 @@ import torch
 from dualview.data._gradients import BLOCK
 from dualview.data._predicted import predicted_columns
 from dualview.data._ranking import Ranking
+from dualview.engine.datasets import as_samples
+from dualview.engine.source import Source
 
 if TYPE_CHECKING:
     from dualview.data._explainer import Explainer
@@ -36,7 +38,11 @@ def suspects(explainer: Explainer, top: int | None, by: str | None) -> Ranking:
         order = torch.where(unseen, -torch.inf, order)
     rank = order.argsort(descending=True, stable=True)[:top]
     names = None if explainer.names is None else [explainer.names[int(i)] for i in rank]
-    return Ranking(rank, {name: column[rank] for name, column in columns.items()}, by, len(table), names)
+    return Ranking(
+        rank, {name: column[rank] for name, column in columns.items()}, by, len(table), names,
+        what="Training samples under suspicion", of="train", class_names=explainer.task.class_names,
+        source=Source(explainer.task, None, explainer.samples, explainer.thumbnails),
+    )  # fmt: skip
 
 
 def errors(explainer: Explainer, data: Any) -> Ranking:
@@ -46,11 +52,25 @@ def errors(explainer: Explainer, data: Any) -> Ranking:
         raise ValueError(
             f"a {problem} task has no wrong classes to rank: name samples yourself, or use suspects(by='loss')"
         )
-    table = explainer.record(data)
+    given = None if data is None else as_samples(data, name="data")
+    table = explainer.record(given)
     columns = predicted_columns(explainer.task, table)
     wrong = columns["target"] != columns["predicted"]
-    if data is None and table is explainer.table and len(explainer.positions) < len(table):  # the held-out share of it
+    of_train = table is explainer.table
+    if given is not None:
+        where = ""
+    elif not of_train:
+        where = " on the held-out data"
+        given = None if table.replay is None else table.replay.samples
+    elif len(explainer.positions) < len(table):
+        where = " on the held-out share of the training set"
         wrong[explainer.positions] = False
+    else:
+        where = " on the training set"
     wrong = wrong.nonzero().squeeze(1)
     rank = wrong[columns["loss"][wrong].argsort(descending=True, stable=True)]
-    return Ranking(rank, {name: column[rank] for name, column in columns.items()}, "loss", len(table))
+    return Ranking(
+        rank, {name: column[rank] for name, column in columns.items()}, "loss", len(table),
+        what=f"Wrong predictions{where}", of="train" if of_train else "data", class_names=explainer.task.class_names,
+        source=Source(explainer.task, given, explainer.samples, explainer.thumbnails),
+    )  # fmt: skip

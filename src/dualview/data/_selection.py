@@ -121,7 +121,11 @@ class Selection:
         """
         one = self[test]
         names = None if self.names is None else [self.names[int(position)] for position in one.train_index]
-        return Ranking(one.train_index, one.columns, self.by, self.num_train, names)
+        return Ranking(
+            one.train_index, one.columns, self.by, self.num_train, names,
+            what=f"Training samples selected for test {int(one.test_index)}", of="train",
+            class_names=self.class_names, source=self.source,
+        )  # fmt: skip
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a table with one line per selected sample, in order within each test row.

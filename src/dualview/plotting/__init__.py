@@ -10,6 +10,7 @@ from dualview.plotting.curve import curve_figure
 from dualview.plotting.features import features
 from dualview.plotting.judgement import judgement_figure, metrics_figure, rank_figure
 from dualview.plotting.neighbours import neighbours
+from dualview.plotting.ranking import ranking_figure
 from dualview.plotting.relation import relation_figure
 from dualview.plotting.selection import selection_figure
 
@@ -25,6 +26,7 @@ __all__ = [
     "neighbours",
     "plot",
     "rank_figure",
+    "ranking_figure",
     "relation_figure",
     "selection_figure",
 ]
@@ -37,7 +39,7 @@ def plot(result: Any, *args: Any, **settings: Any) -> Figure:
         result: what a method returned. A `DataAttribution` is drawn by `neighbours`, `Maps` by
             `relation_figure`, a `FeatureAttribution` by `features`, a `Curve` by `curve_figure`,
             a `Selection` by `selection_figure`, a `Judgement` by `judgement_figure`,
-            an `Allocation` by `allocation_figure`.
+            an `Allocation` by `allocation_figure`, a `Ranking` by `ranking_figure`.
         *args: as that function takes them.
         **settings: as that function takes them, e.g. `test=` and `k=`.
 

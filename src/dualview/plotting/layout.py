@@ -98,9 +98,8 @@ class _Group(NamedTuple):
 
 def draw_blocks(blocks: list[Block]) -> Figure:
     """Lay the blocks below each other on a sheet that is just large enough."""
-    widest = max(max(len(block.shown.proponents), len(block.shown.opponents)) for block in blocks)
-    columns = max(MIN_COLUMNS, math.ceil(widest / max(1, math.ceil(widest / MAX_COLUMNS))))
-    side = TILE_SIDE if any(_is_drawn(picture) for block in blocks for picture in block.pictures) else WORDS_SIDE
+    columns = columns_for(max(max(len(block.shown.proponents), len(block.shown.opponents)) for block in blocks))
+    side = tile_side([picture for block in blocks for picture in block.pictures])
     right = columns * (side + TILE_GAP) - TILE_GAP
     width = MARGIN + TEST_SIDE + GUTTER + right + MARGIN
     placed = [
@@ -118,6 +117,17 @@ def draw_blocks(blocks: list[Block]) -> Figure:
         y += height + BETWEEN
     draw_notes(sheet, notes)
     return sheet.figure
+
+
+def columns_for(num_tiles: int) -> int:
+    """Return how many tiles stand beside each other, so that the rows are about equally long."""
+    return max(MIN_COLUMNS, math.ceil(num_tiles / max(1, math.ceil(num_tiles / MAX_COLUMNS))))
+
+
+def tile_side(pictures: Sequence[Picture]) -> float:
+    """Return the side of tiles: they are larger where all that they hold is words."""
+    drawn = any(picture.image is not None or picture.values is not None for picture in pictures)
+    return TILE_SIDE if drawn else WORDS_SIDE
 
 
 def heading_of(title: str, subtitle: str, width: float) -> Heading:
@@ -241,19 +251,14 @@ def draw_caption(
 def _notes(blocks: list[Block]) -> list[str]:
     """Explain what a reader of this very figure meets, and nothing else."""
     neighbours = [neighbour for block in blocks for neighbour in block.neighbours]
-    pictures = [picture for block in blocks for picture in block.pictures]
-    found = []
-    if any(neighbour.differs for neighbour in neighbours):
-        found.append(MARK)
-    if any(picture.image is None and picture.values is not None for picture in pictures):
-        found.append(BARS)
-    if any(picture.stretched for picture in pictures):
-        found.append(STRETCHED)
-    return found
+    marks = [MARK] if any(neighbour.differs for neighbour in neighbours) else []
+    return marks + picture_notes([picture for block in blocks for picture in block.pictures], BARS)
 
 
-def _is_drawn(picture: Picture) -> bool:
-    return picture.image is not None or picture.values is not None
+def picture_notes(pictures: Sequence[Picture], bars: str) -> list[str]:
+    """Say how these pictures are to be read: `bars` where numbers are drawn, and whether contrast was stretched."""
+    found = [bars] if any(picture.image is None and picture.values is not None for picture in pictures) else []
+    return found + ([STRETCHED] if any(picture.stretched for picture in pictures) else [])
 
 
 def rule(sheet: Sheet, y: float) -> None:

@@ -13,16 +13,15 @@ from dualview.plotting.layout import (
     BARS,
     MARGIN,
     ROOM_BELOW,
-    STRETCHED,
     TEST_SIDE,
     TILE_GAP,
-    TILE_SIDE,
-    WORDS_SIDE,
     draw_heading,
     draw_notes,
     heading_of,
     note_lines,
     notes_height,
+    picture_notes,
+    tile_side,
 )
 from dualview.plotting.style import FOR, INK, QUIET, SMALL, TEXT, TRACK, Sheet, line_height, shorten, wrap
 from dualview.plotting.tiles import draw_sample
@@ -61,8 +60,7 @@ class Path(NamedTuple):
 
 def draw_path(path: Path, title: str, subtitle: str) -> Figure:
     """Lay a path out on a sheet that is just large enough."""
-    drawn = any(picture.image is not None or picture.values is not None for picture in path.pictures)
-    side = TILE_SIDE if drawn else WORDS_SIDE
+    side = tile_side(path.pictures)
     left, right = MARGIN + TEST_SIDE + GUTTER, max(MIN_TILES, len(path.members)) * (side + TILE_GAP) - TILE_GAP
     width = left + right + MARGIN
     heading, notes = heading_of(title, subtitle, width), note_lines(_notes(path), width)
@@ -98,9 +96,7 @@ def draw_path(path: Path, title: str, subtitle: str) -> Figure:
 
 
 def _notes(path: Path) -> list[str]:
-    found = [LEGEND] if len(path.members) > 1 else []
-    found += [BARS] if any(picture.image is None and picture.values is not None for picture in path.pictures) else []
-    return found + ([STRETCHED] if any(picture.stretched for picture in path.pictures) else [])
+    return ([LEGEND] if len(path.members) > 1 else []) + picture_notes(path.pictures, BARS)
 
 
 def _caption(member: Neighbour, side: float) -> list[str]:
