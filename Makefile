@@ -62,11 +62,12 @@ bench-damping: $(ENV)/.tools ## measure how much damping matters: a quarter of a
 
 # What is done stands in runs/full, and a killed run goes on; the texts need two more packages (docs/evaluation.md).
 FULL := $(ONE_THREAD) $(ENV)/bin/dualview evaluate --limit 90 --store runs/evaluation --keep runs/full
+RETRAINED := wine digits-mlp mnist-mlp bbc-sentences confirmation
 bench-full: $(ENV)/.tools ## every data method by every metric on every built-in task: a night
 	$(FULL) --tasks all --csv benchmarks/results/full.csv
-	$(FULL) --tasks wine --tasks digits-mlp --metrics stability --metrics brittleness --metrics coreset-selection \
+	$(FULL) $(RETRAINED:%=--tasks %) --metrics stability --metrics brittleness --metrics coreset-selection \
 	    --metrics data-pruning --csv benchmarks/results/retrained.csv
-	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.full
+	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.full --here
 
 pictures: $(ENV)/.tools ## draw the figures of the documentation from the committed tables
 	$(ONE_THREAD) $(ENV)/bin/python -m benchmarks.full --figures

@@ -1,6 +1,5 @@
 """What a method's scores are worth, and what they cost."""
 
-import ctypes
 import dataclasses
 import hashlib
 import json
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import dualview as dv
+from benchmarks import memory
 from benchmarks.features.cases import Case
 from benchmarks.features.contenders import Contender
 from dualview.engine.players import Players, as_players
@@ -57,8 +57,7 @@ def _run(contender: Contender, case: Case, path: Path, sender: Connection) -> No
     def count(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
         counts[0] += len(output)
         if output.requires_grad:
-            with torch._C.DisableTorchFunction():  # relevance traces what is called, and a hook is no operation
-                output.register_hook(lambda gradient: counts.__setitem__(1, counts[1] + len(gradient)))
+            output.register_hook(lambda gradient: counts.__setitem__(1, counts[1] + len(gradient)))
 
     leaf = case.inputs[:1].clone().requires_grad_()
     torch.autograd.grad(case.model(leaf).max(), leaf)  # what a first pass leaves behind is no method's memory
@@ -76,18 +75,11 @@ def _run(contender: Contender, case: Case, path: Path, sender: Connection) -> No
 
 def _measured(contender: Contender, counts: list[int], samples: int) -> tuple[Any, Cost]:
     counts[:] = 0, 0
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before is no memory of this call
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before, start = _resident("VmRSS"), time.process_time()
+    memory.forget_peak()
+    before, start = memory.resident(), time.process_time()
     found = contender.explain()
-    seconds, peak = time.process_time() - start, _resident("VmHWM")
-    return found, Cost(seconds / samples, counts[0] / samples, counts[1] / samples, round(peak - before))
-
-
-def _resident(name: str) -> float:
-    """Return this process's resident memory in MB, now (VmRSS) or at its peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(name))
+    seconds, taken = time.process_time() - start, memory.peak() - before
+    return found, Cost(seconds / samples, counts[0] / samples, counts[1] / samples, round(taken / 1e3))
 
 
 class Remembered(nn.Module):

@@ -10,6 +10,7 @@ other variants. Scores are those for the predicted class, and of the linear data
   such as mislabel detection to a self-influence that is the same for all. An asterisk: a similarity, whose sums mean
   nothing of their own. Intervals, chance levels and notes stand in `full.csv` and `retrained.csv`.
 - *Seconds*: fit, recording included, and explanation of all test samples, median over a task's variants; one thread.
+  Where a method was stopped on some variants, the median is over the others, as the bracket says.
 - *Passes*: samples that went forward and backward through the network in both, in multiples of the training set.
 - *Bytes*: kept between fit and explanation, for each training sample.
 - *Rank*: 1 is best; in brackets, over how many tasks. A method that was stopped has no rank there. "All purposes" is
@@ -40,7 +41,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE, IMAGES = RESULTS / "full.md", ROOT / "docs" / "images" / "full"
 TABLES = RESULTS / "full.csv", RESULTS / "retrained.csv"
 RETRAINING = ("stability", "brittleness", "coreset-selection", "data-pruning")
-CONFIRMATION, HEART = "confirmation", "DualView"
+MADE_BY = "`make bench-full`"
+CONFIRMATION, HEART, RANDOM = "confirmation", "DualView", "random"
 BY_PURPOSE = (
     f"The five that lead by mean rank over all tasks but `{CONFIRMATION}`, {HEART}, and random scores; "
     f"`{CONFIRMATION}` apart, with the place there."
@@ -49,13 +51,24 @@ NUM_TRAIN = {  # written down, so that the page can be written where the texts a
     "digits-mlp": 1437, "digits-cnn": 1437, "mnist-mlp": 2000, "mnist-cnn": 4000, "fashion-cnn": 4000,
     "fashion-residual": 4000, "confirmation": 2000, "wine": 118, "bbc-sentences": 1600,
 }  # fmt: skip
-STANDING = "Its value, its place among how many, and the best other method with its value."
+STANDING = (
+    "Its value, its place among how many, the best other method with its value, and that of random scores, where the "
+    "metric applies to them and they are not the best other. Last: its seconds, and those of random scores."
+)
 
 
-def page(rows: Sequence[Row]) -> str:
+def origin(here: bool) -> str:
+    """Say where and when the tables were measured: here and now, or as the page has it that they were put on before."""
+    if not here and PAGE.exists():
+        for line in PAGE.read_text().splitlines():
+            if line.startswith(MADE_BY):
+                return line
+    return f"{MADE_BY} on {machine()}. {time.strftime('%Y-%m-%d')}."
+
+
+def page(rows: Sequence[Row], where: str) -> str:
     """Write the tables."""
     metrics = list(dict.fromkeys(metric for metric, _ in groups(rows)))
-    where = f"`make bench-full` on {machine()}. Page written {time.strftime('%Y-%m-%d')}."
     missing = [task for task in NUM_TRAIN if task not in {row.data for row in rows}]
     missing += [metric for metric in RETRAINING if metric not in {row.metric for row in rows}]
     left_out = f"\nNot in these tables: {', '.join(missing)}; the same command adds them.\n" if missing else ""
@@ -68,8 +81,8 @@ def page(rows: Sequence[Row]) -> str:
             parts.append(f"## {title}\n\n{table(summary(chosen, metrics))}\n")
     parts.append(f"## By purpose\n\n{BY_PURPOSE}\n")
     for metric in PURPOSES:
-        parts.append(f"### {metric}\n\n{table(leaders(rows, metric, CONFIRMATION, (HEART, 'random')))}\n")
-    parts.append(f"## Where {HEART} stands\n\n{STANDING}\n\n{table(standing(rows, HEART))}\n")
+        parts.append(f"### {metric}\n\n{table(leaders(rows, metric, CONFIRMATION, (HEART, RANDOM)))}\n")
+    parts.append(f"## Where {HEART} stands\n\n{STANDING}\n\n{table(standing(rows, HEART, RANDOM))}\n")
     for task in dict.fromkeys(row.data for row in rows):
         here = [row for row in rows if row.data == task]
         noted = "".join(f"\nThe {note}.\n" for note in ceilings(here))
@@ -104,10 +117,11 @@ def save(figure: Figure, name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full", description=__doc__)
     parser.add_argument("--figures", action="store_true", help="draw the figures alone")
-    only_figures = parser.parse_args().figures
+    parser.add_argument("--here", action="store_true", help="the tables were measured on this machine, today")
+    given = parser.parse_args()
     rows = read(*(path for path in TABLES if path.exists()))
-    if not only_figures:
-        PAGE.write_text(page(rows))
+    if not given.figures:
+        PAGE.write_text(page(rows, origin(given.here)))
     draw(rows)
 
 

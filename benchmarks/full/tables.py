@@ -44,29 +44,39 @@ def _cell(row: Row, best: dict[str, float]) -> str:
 
 
 def cost_rows(rows: Sequence[Row], num_train: int) -> list[dict[str, str]]:
-    """Return a line for each contender: its cost on a task, median over variants (the first pays for what compiles)."""
+    """Return a line for each contender: its cost on a task, median over variants (the first pays for what compiles).
+
+    Where it was stopped on some variants, the others alone have a cost, and the line says how many they are.
+    """
     costs: dict[str, dict[str, Row]] = {}
+    stopped: dict[str, set[str]] = {}
     for row in rows:
         if not math.isnan(row.seconds):
             costs.setdefault(row.contender, {}).setdefault(row.variant, row)  # of the first run
+        elif row.stopped:
+            stopped.setdefault(row.contender, set()).add(row.variant)
     lines = []
-    for name, by_variant in costs.items():
-        here = list(by_variant.values())
-
-        def middle(of: str, here: list[Row] = here, unit: float = 1.0) -> float:
-            return statistics.median(getattr(row, of) for row in here) / unit
-
-        lines.append(
-            {
-                "": name,
-                "seconds, fit + explain": f"{middle('fit_seconds'):.2g} + {middle('explain_seconds'):.2g}",
-                "passes, forward + backward": " + ".join(
-                    f"{middle(way, unit=num_train):.2f}" for way in ("forward", "backward")
-                ),
-                "bytes": f"{middle('bytes', unit=num_train):,.0f}",
-            }
-        )
+    for name in dict.fromkeys(row.contender for row in rows):
+        here = costs.get(name, {})
+        tried = len(here.keys() | stopped.get(name, set()))
+        if tried:
+            lines.append({"": name} | _cost_cells(list(here.values()), tried, num_train))
     return lines
+
+
+def _cost_cells(here: Sequence[Row], tried: int, num_train: int) -> dict[str, str]:
+    """Return the medians of a contender's costs, one for each of the variants that it was not stopped on."""
+
+    def middle(of: str, unit: float = 1.0) -> float:
+        return statistics.median(getattr(row, of) for row in here) / unit
+
+    seconds, passes, kept = "stopped", "", ""
+    if here:
+        seconds = f"{middle('fit_seconds'):.2g} + {middle('explain_seconds'):.2g}"
+        seconds += f" ({len(here)} of {tried} variants)" if len(here) < tried else ""
+        passes = " + ".join(f"{middle(way, unit=num_train):.2f}" for way in ("forward", "backward"))
+        kept = f"{middle('bytes', unit=num_train):,.0f}"
+    return {"seconds, fit + explain": seconds, "passes, forward + backward": passes, "bytes": kept}
 
 
 def ceilings(rows: Iterable[Row]) -> list[str]:
@@ -91,8 +101,11 @@ def rank(row: Row, group: Iterable[Row]) -> float:
     return above + (equal + 1) / 2
 
 
-def standing(rows: Sequence[Row], name: str) -> list[dict[str, str]]:
-    """Say for each metric and task where one contender stands: its value, its place, and the best other."""
+def standing(rows: Sequence[Row], name: str, random: str) -> list[dict[str, str]]:
+    """Say for each metric and task where one contender stands: its value, its place, the best other, random scores.
+
+    The last line has its seconds on each task and those of random scores.
+    """
     lines: dict[str, dict[str, str]] = {}
     tasks = list(dict.fromkeys(row.data for row in rows))
     for (metric, task), group in groups(rows).items():
@@ -106,8 +119,17 @@ def standing(rows: Sequence[Row], name: str) -> list[dict[str, str]]:
         line = lines.setdefault(head, {"": head} | dict.fromkeys(tasks, ""))
         place = f"{verdict} of {len(group)}" if verdict not in ("first", "shared") else f"{verdict}, {len(group)}"
         mark = "" if apart else " ≈"
-        line[task] = f"{own.value:.3f} ({place}); {other.contender} {other.value:.3f}{mark}"
-    return list(lines.values())
+        below = [f"; {random} {row.value:.3f}" for row in group if row.contender == random and row is not other]
+        line[task] = f"{own.value:.3f} ({place}); {other.contender} {other.value:.3f}{mark}{''.join(below)}"
+    return [*lines.values(), {"": "seconds"} | {task: _seconds(rows, task, name, random) for task in tasks}]
+
+
+def _seconds(rows: Iterable[Row], task: str, name: str, random: str) -> str:
+    """Return what a contender and random scores took on a task, where they have a cost."""
+    here = [row for row in rows if row.data == task and not math.isnan(row.seconds)]
+    known = {row.contender for row in here}
+    labels = {name: "", random: f"{random} "}
+    return "; ".join(f"{label}{median_seconds(here, one):.2g}" for one, label in labels.items() if one in known)
 
 
 def summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:

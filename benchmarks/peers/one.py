@@ -1,10 +1,8 @@
 """One contender on one task, in a process of its own: its cost first, then every metric."""
 
 import contextlib
-import ctypes
 import gc
 import pickle
-import re
 import resource
 import signal
 import warnings
@@ -17,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks import memory
 from benchmarks.peers.contenders import contenders
 from dualview.evaluation._table import Line
 from dualview.evaluation.cases import Case, case_of
@@ -117,11 +116,10 @@ def cost(one: Contender, given: Case) -> Spent:
     with contextlib.suppress(ValueError):  # the run itself will say what it refuses
         _run(one, given, tuple(part[:few] for part in train), given.train_targets[:few], inputs[:some], classes[:some])
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what the first run freed would hide what the second takes
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _resident("VmRSS")
+    memory.forget_peak()
+    before = memory.resident()
     fit, explain = _run(one, given, train, given.train_targets, inputs, classes)
-    return Spent(fit, explain, _resident("VmHWM") - before)
+    return Spent(fit, explain, (memory.peak() - before) * 1024)
 
 
 def _run(one: Contender, given: Case, train: tuple, targets: Tensor, inputs: Tensor, classes: Tensor) -> tuple:
@@ -136,9 +134,3 @@ def _processor_seconds() -> float:
     """Return the seconds that this process has had; `time.process_time` ticks every 4 ms on some machines."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _resident(which: str) -> int:
-    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024

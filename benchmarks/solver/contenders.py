@@ -1,6 +1,5 @@
 """The solvers that are compared, each run in a process of its own: see `main`."""
 
-import ctypes
 import json
 import math
 import resource
@@ -9,12 +8,12 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from benchmarks import memory
 from benchmarks.solver.features import Labelled, load
 from dualview import solvers
 from dualview.solvers import crammer_singer
@@ -186,17 +185,6 @@ def primal_value(data: Labelled, weights: np.ndarray, C: float) -> float:
     return float(0.5 * (weights**2).sum() + C * loss)
 
 
-def memory(name: str) -> int:
-    """Return VmRSS, what this process holds now, or VmHWM, the most since `forget_peak`, in KiB."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
-
-
-def forget_peak() -> None:
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def timed(contender: Contender) -> dict:
     """Fit once. At CAP seconds the kernel ends this process, in whatever library it is."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -214,15 +202,15 @@ def main(contender_name: str, features_name: str, C: str, num_threads: str) -> N
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     torch.set_num_threads(int(num_threads))
     contender = CONTENDERS[contender_name](load(features_name), float(C))
-    forget_peak()
-    before = memory("VmRSS")
+    memory.forget_peak()
+    before = memory.resident()
     contender.convert()
     print("ready", flush=True)
     for number, _ in enumerate(sys.stdin):
-        forget_peak()
+        memory.forget_peak()
         outcome = timed(contender)
         if not number:
-            outcome |= {"MiB": (memory("VmHWM") - before) / 1024, **contender.report()}
+            outcome |= {"MiB": (memory.peak() - before) / 1024, **contender.report()}
         outcome["seconds"] -= contender.conversion_seconds()
         print(json.dumps(outcome), flush=True)
 

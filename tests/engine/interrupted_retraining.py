@@ -13,6 +13,9 @@ At random, every other kill hits the whole process group, the rest only the pare
 made sure that no worker is left: all hold the writing end of a pipe (the leash), which is read until
 they are gone. Beside each bank stands `<bank>.log`: a line "subset seed" for each training that
 began, and a line "call" for each process.
+
+Where something must happen in the middle of a bank, its trainings stop at a gate, the file `<bank>.gate`,
+until it has happened: how fast the machine is makes no difference.
 """
 
 import functools
@@ -41,15 +44,37 @@ from dualview.engine.task import Task
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(40, 5, generator=GENERATOR, dtype=torch.float64)
 LABELS = torch.randint(0, 3, (40,), generator=GENERATOR)
-PATIENCE = 20.0
+PATIENCE = 120.0  # seconds; what has not come by then on a busy machine never will
 
 
-def ridge(mask: torch.Tensor, seed: int, log: str = os.devnull, seconds: float = 0.0) -> nn.Module:
-    """Ridge regression on noisy one-hot labels; the noise comes from each global generator in turn."""
+def wait_for(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {PATIENCE:g} s")
+        time.sleep(0.001)
+
+
+def ridge(
+    mask: torch.Tensor,
+    seed: int,
+    log: str = os.devnull,
+    seconds: float = 0.0,
+    gate: Path | None = None,
+    free: torch.Tensor | None = None,
+) -> nn.Module:
+    """Ridge regression on noisy one-hot labels; the noise comes from each global generator in turn.
+
+    With a gate, only the subsets in `free` are trained on before it opens, and Ctrl-C is to be left to the parent.
+    """
+    if gate is not None:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "a worker would be stopped by Ctrl-C itself"
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{mask.int().tolist()} {seed}\n".encode())
     os.close(descriptor)
     time.sleep(seconds)
+    if gate is not None and not (free == mask).all(1).any():
+        wait_for(gate.exists, f"{gate} opens")
     wanted = nn.functional.one_hot(LABELS, 3)[mask] + 0.1 * torch.randn(20, 3) + random.random()
     wanted = wanted + torch.from_numpy(np.random.rand(20, 3))  # noqa: NPY002
     kept = INPUTS[mask]
@@ -59,19 +84,38 @@ def ridge(mask: torch.Tensor, seed: int, log: str = os.devnull, seconds: float =
     return model
 
 
-def bank(folder: Path, num_subsets: int = 12, workers: int = 2, seconds: float = 0.01, **options: object) -> None:
-    log = f"{folder}.log"
-    with open(log, "a") as file:
-        file.write("call\n")
-    train = functools.partial(ridge, log=log, seconds=seconds)
-    task = Task(nn.Linear(5, 3), output=(outputs.margin, outputs.logit))
+def bank(
+    folder: Path,
+    num_subsets: int = 12,
+    workers: int = 2,
+    seconds: float = 0.01,
+    free: int | None = None,
+    **options: object,
+) -> None:
+    """Retrain; with `free`, only on so many subsets before the gate opens."""
     subsets = half_subsets(40, num_subsets)
+    train = functools.partial(ridge, log=f"{folder}.log", seconds=seconds)
+    if free is not None:
+        train = functools.partial(train, gate=gate(folder), free=subsets.masks[:free])
+    task = Task(nn.Linear(5, 3), output=(outputs.margin, outputs.logit))
     test = (INPUTS[:9], LABELS[:9])
     retrain(train, subsets, task, test, folder=folder, workers=workers, name="ridge", progress=False, **options)
 
 
-def fork(work: Callable[[], None]) -> tuple[int, int]:
-    """Start a process group of its own; return its leader and the reading end of its leash."""
+def gate(folder: Path) -> Path:
+    return Path(f"{folder}.gate")
+
+
+def called(folder: Path) -> Path:
+    """Log that a call begins: here, since a process may be killed before it comes to that."""
+    with open(f"{folder}.log", "a") as file:
+        file.write("call\n")
+    return folder
+
+
+def fork(folder: Path, work: Callable[[Path], None]) -> tuple[int, int]:
+    """Start a process group that works on a bank; return its leader and the reading end of its leash."""
+    called(folder)
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -79,7 +123,7 @@ def fork(work: Callable[[], None]) -> tuple[int, int]:
         os.close(reading)
         tqdm.set_lock(threading.RLock())  # the one that forked processes share stays taken if its holder is killed
         try:
-            work()
+            work(folder)
         except KeyboardInterrupt:
             os._exit(3)
         os._exit(0)
@@ -103,7 +147,7 @@ def killed_at_random(folder: Path, seed: int, kills: int) -> None:
     generator = random.Random(seed)
     number = 0
     while True:
-        child, leash = fork(lambda number=number: bank(folder / f"{number}"))
+        child, leash = fork(folder / f"{number}", bank)
         if kills:
             time.sleep(generator.uniform(0.0, 0.2))
             kill = os.killpg if kills % 2 else os.kill
@@ -149,50 +193,68 @@ def killed_everywhere(folder: Path) -> None:
     code = -signal.SIGKILL
     while code == -signal.SIGKILL:
         here = folder / f"{moment}"
-        retraining = functools.partial(bank, here, num_subsets=1, workers=0, seconds=0.0)
+        retraining = functools.partial(bank, num_subsets=1, workers=0, seconds=0.0)
 
-        def doomed(retraining: Callable = retraining, moment: int = moment) -> None:
+        def doomed(here: Path, retraining: Callable = retraining, moment: int = moment) -> None:
             kill_at(moment)
-            retraining()
+            retraining(here)
 
-        code = ended(*fork(doomed))
-        assert ended(*fork(retraining)) == 0
+        code = ended(*fork(here, doomed))
+        assert ended(*fork(here, retraining)) == 0
         moment += 1
     assert code == 0
 
 
-def begun(folder: Path, lines: int) -> None:
-    """Wait until the log of a bank has so many lines."""
-    log = Path(f"{folder}.log")
-    while not log.exists() or log.read_text().count("\n") < lines:
-        time.sleep(0.001)
+def begun(folder: Path) -> int:
+    """Count the trainings that began."""
+    return Path(f"{folder}.log").read_text().replace("call\n", "").count("\n")
 
 
 def interrupted(here: Path) -> None:
-    child, leash = fork(lambda: bank(here))
-    begun(here, lines=8)
+    """Ctrl-C when each worker holds a run of the fourth subset; the last one of the third may be in writing."""
+    child, leash = fork(here, functools.partial(bank, free=3))
+    wait_for(lambda: begun(here) == 8, "6 runs of the first subsets and 2 of the fourth begin")
     os.killpg(child, signal.SIGINT)  # as a terminal does
     assert ended(child, leash) == 3
-    assert ended(*fork(lambda: bank(here))) == 0
+    assert ended(*fork(here, bank)) == 0
+
+
+class Opening(logging.Handler):
+    """Opens a gate once this process says that it waits for another."""
+
+    def __init__(self, gate: Path) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "another process is writing" in record.getMessage():
+            self.gate.touch()
 
 
 def together(here: Path) -> None:
-    first = fork(lambda: bank(here))
-    begun(here, lines=2)
-    second = fork(lambda: bank(here))
+    """Start the second process in the first one's first trainings, which end when it has found the bank taken."""
+    first = fork(here, functools.partial(bank, free=0))
+    wait_for(lambda: begun(here) == 2, "each worker trains")
+
+    def late(here: Path) -> None:
+        logging.getLogger("dualview").addHandler(Opening(gate(here)))
+        bank(here, free=0)
+
+    second = fork(here, late)
     assert ended(*first) == 0
     assert ended(*second) == 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it deaf to Ctrl-C
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
     root, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     for name in ("peace", "random", "everywhere", "ctrl-c", "together", "spawn"):
         (root / name).mkdir(parents=True)
-    bank(root / "peace" / "0", workers=0)
+    bank(called(root / "peace" / "0"), workers=0)
     killed_at_random(root / "random", seed, kills)
     killed_everywhere(root / "everywhere")
     interrupted(root / "ctrl-c" / "0")
     together(root / "together" / "0")
-    bank(root / "spawn" / "0", num_subsets=3, start_method="spawn")
+    bank(called(root / "spawn" / "0"), num_subsets=3, start_method="spawn")

@@ -1,5 +1,6 @@
 """A bank whose making is killed, stopped, or done by two at once: its bits are those of an undisturbed one."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,9 +81,11 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_no_worker(interrupted):
     bank = folder / "ctrl-c" / "0"
     assert_same_bits(bank, folder / "peace" / "0")
     first, second = calls(bank)
-    assert len(first) >= 7 and len(set(first) & set(second)) <= WORKERS + 1
+    # It came when 6 runs had ended, of which one record might be in writing, and each worker had one under way.
+    assert len(first) == 6 + WORKERS and set(first[-WORKERS:]) <= set(second)
+    assert len(set(first) & set(second)) <= WORKERS + 1
     assert "Traceback" not in logged  # of a worker
-    assert "stopped; " in logged and f" of {RUNS} runs are kept in {bank}, and the same call goes on" in logged
+    assert re.search(rf"stopped; [56] of {RUNS} runs are kept in {bank}, and the same call goes on", logged)
 
 
 def test_two_processes_on_one_bank_share_the_work(interrupted):
