@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from gates import Opening, wait_for
 
 from dualview.engine.manifest import Key
 from dualview.engine.shards import RowSpec
@@ -40,13 +41,16 @@ def rows(start: int, stop: int) -> Rows:
     return Rows(values, values[:, : SPEC.num_classes] + 0.5, index % SPEC.num_classes, index)
 
 
-def record(folder: Path, num_rows: int, shard_rows: int, seconds: float = 0.0) -> None:
+def record(folder: Path, num_rows: int, shard_rows: int, seconds: float = 0.0, gate: Path | None = None) -> None:
+    """Record; with a gate, nothing is produced before it opens."""
     log = os.open(f"{folder}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(log, b"run\n")
 
     def produce(start: int, stop: int) -> Rows:
         os.write(log, f"{start} {stop}\n".encode())
         time.sleep(seconds)
+        if gate is not None:
+            wait_for(gate.exists, f"{gate} opens")
         return rows(start, stop)
 
     store = Store(folder, shard_rows=shard_rows)
@@ -136,11 +140,16 @@ def killed_everywhere(folder: Path, before: int) -> None:
 
 
 def together(folder: Path) -> None:
-    here = folder / "0"
-    first = fork(lambda: record(here, num_rows=40, shard_rows=4, seconds=0.02))
-    while not Path(f"{here}.log").exists() or Path(f"{here}.log").read_text().count("\n") < 2:
-        time.sleep(0.001)
-    second = fork(lambda: record(here, num_rows=40, shard_rows=4))
+    """Start the second process while the first one produces, which ends when it has found the key taken."""
+    here, log, gate = folder / "0", folder / "0.log", folder / "0.gate"
+    first = fork(lambda: record(here, num_rows=40, shard_rows=4, gate=gate))
+    wait_for(lambda: log.exists() and log.read_text().count("\n") == 2, "the first process produces")
+
+    def late() -> None:
+        logging.getLogger("dualview").addHandler(Opening(gate))
+        record(here, num_rows=40, shard_rows=4)
+
+    second = fork(late)
     assert ended(first) and ended(second)
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gates import PATIENCE, Opening, wait_for
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -44,15 +45,6 @@ from dualview.engine.task import Task
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(40, 5, generator=GENERATOR, dtype=torch.float64)
 LABELS = torch.randint(0, 3, (40,), generator=GENERATOR)
-PATIENCE = 120.0  # seconds; what has not come by then on a busy machine never will
-
-
-def wait_for(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {PATIENCE:g} s")
-        time.sleep(0.001)
 
 
 def ridge(
@@ -217,18 +209,6 @@ def interrupted(here: Path) -> None:
     os.killpg(child, signal.SIGINT)  # as a terminal does
     assert ended(child, leash) == 3
     assert ended(*fork(here, bank)) == 0
-
-
-class Opening(logging.Handler):
-    """Opens a gate once this process says that it waits for another."""
-
-    def __init__(self, gate: Path) -> None:
-        super().__init__()
-        self.gate = gate
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "another process is writing" in record.getMessage():
-            self.gate.touch()
 
 
 def together(here: Path) -> None:
