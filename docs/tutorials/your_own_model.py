@@ -302,14 +302,13 @@ dv.plot(text_explainer.explain(question), k=2, true_targets=wrong.columns["targe
 
 # %%
 # Labels in a batch that is explained are not used. Methods for the inputs run at the embedding layer, with the token id
-# that stands for absence as the baseline; each token's score is the sum over its embedding.
+# that stands for absence as the baseline. The figure has a bar for each token, the sum over its embedding; ``names=``
+# turns an id into its word, as a tokeniser's ``convert_ids_to_tokens`` does.
 
 gradients = dv.IntegratedGradients(baseline={"input_ids": 0}, site="embeddings", steps=64)
 found = gradients.attribute(text_task, question)
-by_token = found.values.sum(2)[0]
-for place in by_token.abs().argsort(descending=True)[:5].tolist():
-    print(f"{by_token[place]:+.3f}  {vocabulary[int(question['input_ids'][0, place])]}")
 print(f"completeness error {found.completeness_error.item():+.1e}")
+dv.plot(found, names=vocabulary.__getitem__, true_targets=wrong.columns["target"][:1])
 
 # %%
 # Another process

@@ -11,7 +11,8 @@
     UserWarning
     └── DualViewWarning         something changes what a result means
         ├── AugmentationWarning two reads of one training sample differ
-        └── GapWarning          a solver stopped above the asked gap
+        ├── GapWarning          a solver stopped above the asked gap
+        └── ProbabilityWarning  a classifier gives probabilities, not logits
 
 Everything else that goes wrong is a built-in type (`ValueError`, `TypeError`, `KeyError`): nobody
 needs to tell those apart, and each message says what was expected, what came, and what to do.
@@ -52,3 +53,7 @@ class AugmentationWarning(DualViewWarning):
 
 class GapWarning(DualViewWarning):
     """A solver stopped above the asked relative duality gap."""
+
+
+class ProbabilityWarning(DualViewWarning):
+    """A classifier's outputs look like probabilities, where logits are needed."""

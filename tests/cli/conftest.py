@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.running import TOY
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,3 +39,11 @@ def project(tmp_path_factory, clean_imports) -> Path:
 def inside(project, monkeypatch) -> Path:
     monkeypatch.chdir(project)
     return project
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch, clean_imports) -> Iterator[Path]:
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("toy", None)

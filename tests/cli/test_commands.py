@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 import dualview as dv
 from dualview import cli
 from dualview import demo as demo_module
-from tests.cli.running import examples_in, refused, run
+from tests.cli.running import TOY, examples_in, fit_toy, refused, run
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("fit", "explain", "audit", "report", "demo", "evaluate")
@@ -51,7 +50,9 @@ def test_the_examples_of_the_help_texts_run_in_order(capsys, inside):
     assert explained.count("against") >= 2
     assert Path("neighbours.png").read_bytes().startswith(b"\x89PNG")
 
-    audited = run(capsys, *help_example(capsys, "audit"))
+    audit = help_example(capsys, "audit")
+    assert "--seeds" not in audit  # an example of one seed would show no spread
+    audited = run(capsys, *audit, "--seeds", "1")
     assert "20 suspects: suspects.csv" in audited and "retrained, 20 samples removed" in audited
     assert all(arm in audited for arm in ("all samples", "without the suspects", "without as many random samples"))
 
@@ -152,41 +153,6 @@ def test_the_demo_without_its_data_names_the_command(capsys, monkeypatch):
 
 
 # ── a project without images, and errors of use ──────────────────────────────────────────────────
-
-TOY = """
-import torch
-from torch import nn
-import dualview as dv
-
-generator = torch.Generator().manual_seed(0)
-columns = torch.arange(40) % 2
-inputs = torch.randn(40, 3, generator=generator) + columns[:, None]
-words = ["[no]" if c == 0 else ":fire:" for c in columns.tolist()]
-data = list(zip(inputs, words, strict=True))
-model = nn.Linear(3, 2)
-model.weight.data = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
-model.bias.data = torch.tensor([1.5, -1.5])
-plain = dv.Task(model)
-task = dv.Task(model, classes={"[no]": 0, ":fire:": 1}, class_names=["[no]", ":fire:"])
-
-def make_task():
-    return task
-
-def make_data():
-    return data
-"""
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch, clean_imports) -> Iterator[Path]:
-    (tmp_path / "toy.py").write_text(TOY)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    sys.modules.pop("toy", None)
-
-
-def fit_toy(capsys: pytest.CaptureFixture, *more: str) -> str:
-    return run(capsys, "fit", "toy.py:task", "--data", "toy.py:data", "--store", "store", "--C", "0.1", *more)
 
 
 def test_names_with_brackets_and_colons_are_printed_as_they_are(capsys, toy):
@@ -290,9 +256,82 @@ def test_several_fits_ask_which(capsys, toy):
     fit_toy(capsys, "--gap", "1e-4")
     message = refused(capsys, "audit", "toy.py:task", "--store", "store")
     names = re.findall(r"(DualView-\w+) \(", message)
-    assert "say which with method=" in message and len(names) == 2
+    assert "say which with method= (--method on the command line)" in message and len(names) == 2
     out = run(capsys, "audit", "toy.py:task", "--store", "store", "--method", names[0], "--top", "2")
     assert "2 suspects: suspects.csv" in out
+
+
+def test_fit_says_how_to_name_one_of_several(capsys, toy):
+    assert "the store holds" not in fit_toy(capsys)
+    name = re.search(
+        r"the store holds 2 fits of this model; this one is --method (\S+)", fit_toy(capsys, "--gap", "1e-4")
+    )
+    audit = ["audit", "toy.py:task", "--store", "store", "--top", "2"]
+    for method in (name.group(1), "DualView(gap=1e-4)"):
+        assert "2 suspects: suspects.csv" in run(capsys, *audit, "--method", method)
+    opened = dv.open("store", sys.modules["toy"].task, method=name.group(1))
+    assert opened.method.gap == 1e-4
+
+
+RECIPES = """
+def train(mask, seed):
+    return model
+
+def short(mask):
+    return model
+"""
+
+
+def test_one_seed_shows_no_spread(capsys, toy):
+    (toy / "toy.py").write_text(TOY + RECIPES)
+    fit_toy(capsys)
+    audit = ["audit", "toy.py:task", "--store", "store", "--verify", "toy.py:train", "--test", "toy.py:data"]
+    one, two = (run(capsys, *audit, "--seeds", number) for number in ("1", "2"))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for out in (one, two) for line in out.splitlines()]
+    deviations = [row[2] for row in rows if row and row[0] == "without the suspects"]
+    assert deviations == ["–", "0"]  # the recipe returns the same model each time
+    assert one.count("one seed tells nothing about spread") == 1 and "tells nothing" not in two
+
+
+def test_a_recipe_that_cannot_be_called_is_refused_at_once(capsys, toy):
+    (toy / "toy.py").write_text(TOY + RECIPES)
+    message = "dualview: `train` is called as train(mask, seed); this one takes (mask)"
+    audit = "audit toy.py:task --store nowhere --verify toy.py:short --test toy.py:data"
+    assert refused(capsys, *audit.split()) == message  # before the store is looked for
+    evaluate = "evaluate toy.py:task --data toy.py:data --test toy.py:data --metrics lds --methods random --store runs"
+    assert refused(capsys, *evaluate.split(), "--train", "toy.py:short") == message
+    assert not (toy / "runs").exists()
+
+
+def test_an_augmenting_training_set_takes_its_evaluation_transform(capsys, toy):
+    """Noise at each read, in `fit` and where its samples are shown."""
+    augmented = """
+class Noisy:
+    def __init__(self):
+        self.transform = lambda x: x + torch.randn(3)
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, position):
+        return self.transform(inputs[position]), words[position]
+
+noisy = Noisy()
+
+def evaluation(x):
+    return x
+"""
+    (toy / "toy.py").write_text(TOY + augmented)
+    transform = ["--transform", "toy.py:evaluation"]
+    run(capsys, "fit", "toy.py:task", "--data", "toy.py:noisy", "--store", "store", "--C", "0.1", *transform)
+    audit = ["audit", "toy.py:task", "--store", "store", "--train", "toy.py:noisy"]
+    assert "give transform= (--transform on the command line)" in refused(capsys, *audit)
+    assert "suspects: suspects.csv" in run(capsys, *audit, *transform)
+    report = "report toy.py:task --data toy.py:data --store store --train toy.py:noisy --rule none --out page.html"
+    assert "The page: " in run(capsys, *report.split(), *transform)
+    explain = "explain toy.py:task --data toy.py:data --store store --index 0".split()
+    assert "give train= (--train on the command line)" in refused(capsys, *explain, *transform)
+    assert "sample 0: predicted" in run(capsys, *explain, "--train", "toy.py:noisy", *transform)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from sklearn.datasets import load_breast_cancer
+from torch import Tensor, nn
 
 import dualview as dv
 from dualview.data import _choice, _faithful
 from dualview.data._choice import by_fidelity, by_support, set_aside
-from dualview.data._faithful import TOLERANCE, HeldRows, agreements, has_fallen, held_rows, shortfalls, sparsest
+from dualview.data._faithful import (
+    TOLERANCE,
+    HeldRows,
+    agreements,
+    has_fallen,
+    held_rows,
+    shortfalls,
+    sparsest,
+    undominated,
+)
 from dualview.data._method import HeldOut
 from dualview.data._setting import Setting
 from dualview.engine.tables import Rows, Table
@@ -72,6 +82,46 @@ def test_among_equal_supports_the_best_is_taken_and_then_the_first():
     assert sparsest(equal, [0.3, 0.3, 0.3]) == 0
     assert sparsest(equal, [0.4, 0.3, 0.3]) == 1
     assert sparsest(thousands(range(12), range(12, 22), range(22, 32)), [0.3, 0.3, 0.3]) == 1
+
+
+def test_a_setting_that_is_sparser_and_clearly_more_faithful_is_taken_instead():
+    # Two of ten samples more, none less: ahead by 0.2, with an error of √(0.2·0.8/9) = 0.133. One more is one error.
+    sharp = measured("0000000000", "1100000000", "1000000000", "1100000000")
+    assert undominated(0, sharp, [0.4, 0.3, 0.1, 0.2]) == 3  # as faithful as the second, and sparser
+    assert undominated(0, sharp[:, 1:], [0.4, 0.3, 0.1, 0.2]) == 0  # one sample more is no evidence
+    assert undominated(0, sharp, [0.2, 0.3, 0.1, 0.2]) == 0  # none that is ahead is sparser
+    assert undominated(1, sharp, [0.4, 0.3, 0.1, 0.2]) == 1
+    assert undominated(0, sharp[:, :1], [0.4, 0.3, 0.1, 0.2]) == 0  # one sample has no error
+
+
+def test_margins_of_very_different_sizes_do_not_hide_the_better_setting(monkeypatch):
+    """One logit on columns with long tails: the smoothed measure ranks opposite to what the network predicts."""
+    seen: list[list[_choice.Step]] = []
+    solve = _choice._solve
+    monkeypatch.setattr(_choice, "_solve", lambda *given: seen.append(solve(*given)) or seen[-1])
+    cancer = load_breast_cancer()
+    order = torch.randperm(569, generator=torch.Generator().manual_seed(0))
+    rows = torch.from_numpy(cancer.data).float()[order]
+    rows, labels = (rows - rows[:420].mean(0)) / rows[:420].std(0), torch.from_numpy(cancer.target)[order].float()
+    overruled = 0
+    for seed in (2, 3, 4, 5):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
+            optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+            for index in [part for _ in range(40) for part in torch.randperm(420).split(32)]:
+                optimiser.zero_grad()
+                loss = nn.functional.binary_cross_entropy_with_logits(model(rows[index]).squeeze(1), labels[index])
+                loss.backward()
+                optimiser.step()
+        train, rest = (rows[:420], labels[:420]), (rows[420:], labels[420:])
+        curve = dv.fit(dv.DualView(), dv.Task(model.eval()), train, held_out=rest, progress=False).curve
+        sharp, smoothed = (
+            torch.stack([getattr(step, name) for step in seen[-1]]) for name in ("agreement", "smoothed")
+        )
+        assert undominated(curve.chosen, sharp, curve.support_share) == curve.chosen
+        overruled += sparsest(smoothed, curve.support_share) != curve.chosen
+    assert overruled
 
 
 def test_one_setting_or_one_sample_can_be_chosen_from():

@@ -382,6 +382,12 @@ def test_rankings_and_scores_carry_the_names_of_samples(problem):
     assert (frame["train_name"] == [f"file-{i}.png" for i in frame["train"]]).all()
 
 
+def test_repr_of_a_method_without_facts(problem):
+    assert repr(dv.fit(dv.GradDot(), problem.model, problem.train, progress=False)) == (
+        f"Explainer({dv.GradDot()!r}, 120 training samples)"
+    )
+
+
 def test_repr(explainer):
     facts = explainer.certificate
     assert repr(explainer) == (

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import dualview as dv
 from dualview.data import _stored_fit
@@ -104,7 +105,7 @@ def test_appended_data_costs_its_own_rows_only(problem, tmp_path):
 def test_several_fits_are_told_apart(problem, tmp_path):
     small, large = dv.DualView(C=0.001), dv.DualView(C=0.1)
     explainers = {m: fit(problem.model, problem.train, tmp_path, method=m) for m in (small, large)}
-    with pytest.raises(ValueError, match=r"2 fits: say which with method=; there are DualView-") as caught:
+    with pytest.raises(ValueError, match=r"2 fits: say which with method= .*; there are DualView-") as caught:
         dv.open(tmp_path, problem.model)
     assert "C=0.001," in str(caught.value) and "C=0.1," in str(caught.value)
     for method, expected in explainers.items():
@@ -299,3 +300,37 @@ def test_samples_that_are_no_images_leave_no_thumbnails(problem, tmp_path):
     assert opened.thumbnails == {}
     picture = opened.explain(problem.test[0]).source.train_picture(int(opened.state.support[0]))
     assert picture.text == "give train= to see it"
+
+
+class Brightened(Dataset):
+    """Images that get a random brightness at each read, unless `transform` says otherwise."""
+
+    def __init__(self, data: tuple[Tensor, Tensor]) -> None:
+        self.data, self.transform = data, lambda image: image * torch.rand(())
+
+    def __len__(self) -> int:
+        return len(self.data[1])
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        return self.transform(self.data[0][position]), self.data[1][position]
+
+
+def test_an_augmenting_training_set_is_opened_with_its_evaluation_transform(images, tmp_path):
+    model, (inputs, labels) = images
+    for layer in (model[1], model[3]):
+        layer.bias.data.zero_()  # heat maps of so faint a network would be of its biases
+    train, evaluated = Brightened((inputs, labels)), lambda image: image / 2
+    fit(model, train, tmp_path, transform=evaluated)
+    with pytest.raises(StoreMismatch, match=r"samples .* differ.* give transform= \(--transform on the command line\)"):
+        dv.open(tmp_path, model, train=train)
+    with pytest.raises(ValueError, match="`transform` is of the training set: give train="):
+        dv.open(tmp_path, model, transform=evaluated)
+    opened = dv.open(tmp_path, model, train=train, transform=evaluated)
+    suspects = opened.suspects(3)
+    for position in suspects.index.tolist():
+        for source in (suspects.source, opened.explain(inputs[:1]).source):
+            assert (source.train_picture(position).image == grey(inputs[position] / 2)).all()
+    # A heat map on a training sample is made of the sample as it was fitted: that of the halved data set.
+    halves = fit(model, (inputs / 2, labels), None)
+    maps = [dv.render(dv.relate(each, inputs[:1]), dv.LRP("epsilon"), k=2) for each in (opened, halves)]
+    assert torch.equal(maps[0].train_index, maps[1].train_index) and torch.equal(maps[0].train, maps[1].train)

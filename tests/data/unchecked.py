@@ -5,8 +5,11 @@ wrong types before the library can, and adds frames between a warning and the li
 test_unchecked.py in a process of its own.
 """
 
+import dataclasses
 import random
+import tempfile
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from torch.utils.data import Subset
 
 import dualview as dv
 from dualview.errors import DualViewWarning
+from dualview.report import write_report
 
 
 class Drawing(list):
@@ -67,16 +71,37 @@ def wrong_types_are_refused_in_words() -> None:
 def warnings_point_at_the_callers_line(explainer: dv.Explainer) -> None:
     inputs = torch.eye(4)[3:]
     out_of_reach = dv.DualView(support=1e-3)
+    probabilities = nn.Sequential(MODEL, nn.Softmax(1))
+    rows = torch.stack([row for row, _ in DATA])
     for call in (
         lambda: explainer.explain(inputs),
         lambda: dv.relate(explainer, inputs),
         lambda: dv.fit(out_of_reach, MODEL, DATA, progress=False),
+        lambda: dv.fit(dv.GradDot(), probabilities, DATA, progress=False),
+        lambda: dv.Gradient().attribute(probabilities, rows),
+        lambda: dv.render(dv.relate(absorbing(), rows), dv.LRP("epsilon")),
+        lambda: dv.LRP("epsilon").attribute(absorbing().task, rows),
+        lambda: report(absorbing()),
+        lambda: report(dataclasses.replace(absorbing(), samples=None)),
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             call()
         (warning,) = caught
-        assert warning.category is DualViewWarning and warning.filename == __file__, warning
+        assert issubclass(warning.category, DualViewWarning) and warning.filename == __file__, warning
+
+
+def absorbing() -> dv.Explainer:
+    """Fit a network whose biases make most of its outputs, so that little relevance reaches the inputs."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    for layer in (model[0], model[2]):
+        layer.weight.data, layer.bias.data = torch.eye(layer.out_features, 4), torch.full((layer.out_features,), 5.0)
+    return dv.fit(dv.DualView(C=0.1), model, DATA, progress=False)
+
+
+def report(explainer: dv.Explainer) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_report(explainer, DATA, Path(folder) / "page.html", num_errors=1, num_correct=1)
 
 
 if __name__ == "__main__":

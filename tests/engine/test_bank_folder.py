@@ -86,6 +86,19 @@ def test_other_content_is_refused_and_said(tmp_path):
     assert (tmp_path / "bank.safetensors").read_bytes() == before
 
 
+def test_a_bank_without_a_finished_run_takes_on_other_content(tmp_path):
+    begin(tmp_path, ABOUT)
+    other = replace(ABOUT, parts=PARTS | {"train": ("mended", "4567")})
+    begin(tmp_path, other)
+    assert Description.read(tmp_path).key == other.key != ABOUT.key
+    # One run, even of a record that cannot be read, is kept from then on.
+    path = tmp_path / "run-00000-seed-0.safetensors"
+    path.write_bytes(b"torn")
+    with pytest.raises(StoreMismatch, match=r"train \(mended there, ridge now\)\. .*`--store` on the command line"):
+        begin(tmp_path, ABOUT)
+    assert Description.read(tmp_path).key == other.key and path.read_bytes() == b"torn"
+
+
 def test_the_same_content_goes_on_and_leftovers_of_a_kill_are_removed(tmp_path):
     filled(tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

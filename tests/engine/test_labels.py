@@ -92,6 +92,39 @@ def test_words_without_classes_ask_for_them(labels, first):
         columns_of(labels, 2)
 
 
+NAMES = ("benign", "malignant", "crane", "crane", "benign naevus")
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series], ids=["list", "tuple", "array", "series"])
+def test_a_name_that_stands_once_is_a_label(kind):
+    words = kind(["malignant", "benign", "malignant"])
+    assert torch.equal(columns_of(words, 5, names=NAMES), torch.tensor([1, 0, 1]))
+
+
+def test_classes_go_before_names_and_numbers_stay_columns():
+    known = {"benign": 3, "a": 0}
+    assert torch.equal(columns_of(["benign", "malignant", "a"], 5, known, names=NAMES), torch.tensor([3, 1, 0]))
+    assert torch.equal(columns_of([1, 0], 2, names=("1", "0")), torch.tensor([1, 0]))
+    assert torch.equal(columns_of(["1", "0"], 2, names=("1", "0")), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"label 'crane' .* is not in classes=, which knows 'benign', 'a'; .*2 output"):
+        columns_of(["crane"], 5, known, names=NAMES)
+    with pytest.raises(ValueError, match=r"label 7 \(sample 0\) is not in classes=, which knows 'benign', 'a'$"):
+        columns_of([7], 5, known, names=NAMES)
+
+
+def test_a_word_that_is_no_name_is_told_its_near_ones():
+    with pytest.raises(ValueError, match=r"label 'Bening' \(sample 11\) is no class name: did you mean 'benign'\?$"):
+        columns_of(["malignant", "Bening"], 5, names=NAMES, start=10)
+    with pytest.raises(
+        ValueError, match=r"label 'xyz' \(sample 0\) is no class name: class_names are 'n0', .*'n9', …$"
+    ):
+        columns_of(["xyz"], 20, names=[f"n{k}" for k in range(20)])
+    with pytest.raises(ValueError, match=r"label 'crane' .* name of 2 output columns: give one of 2, 3$"):
+        columns_of(["crane"], 5, names=NAMES)
+    with pytest.raises(ValueError, match=r"label 4 \(sample 0\) is no output column"):
+        columns_of(["benign naevus"], 4, names=NAMES)
+
+
 def test_several_labels_per_sample_are_refused():
     one_hot = torch.eye(3)
     with pytest.raises(ValueError, match=r"shape \(3, 3\); expected one label per sample.*multi-label.*one-hot"):

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,47 @@ def test_other_content_is_refused_and_the_message_says_what_differs(tmp_path, pa
     differs = str(caught.value).split("other content: ")[1].split(". Give another")[0]
     assert [entry.split(" (")[0] for entry in differs.split("; ")] == [part]
     assert torch.equal(Bank.open(tmp_path).outputs, bank.outputs)
+
+
+def test_a_failed_first_try_does_not_lock_the_bank(tmp_path):
+    with pytest.raises(TypeError, match=r"called as train\(mask, seed\); this one takes \(mask\)"):
+        made(tmp_path / "bank", lambda mask: ridge(mask, 0), name="short")
+    assert not (tmp_path / "bank").exists()  # nothing was made of it
+
+    def fails(mask: torch.Tensor, seed: int) -> nn.Module:
+        raise ArithmeticError("no convergence")
+
+    with pytest.raises(ArithmeticError):
+        made(tmp_path / "bank", fails)
+    bank = made(tmp_path / "bank")
+    assert torch.equal(bank.outputs, made(tmp_path / "peace").outputs) and bank.train == "ridge"
+    with pytest.raises(StoreMismatch, match=r"train \(ridge there, noisy now\)"):  # now it holds runs
+        made(tmp_path / "bank", noisy)
+
+
+def test_a_bank_at_whose_first_run_another_is_at_work_is_not_taken_over(tmp_path, caplog):
+    refused: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            made(tmp_path, noisy)
+        except StoreMismatch as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=other)
+
+    def slow(mask: torch.Tensor, seed: int) -> nn.Module:
+        if not thread.ident:  # the first run: none has ended
+            thread.start()
+            while "waiting until it is done" not in caplog.text:
+                thread.join(0.001)
+        return ridge(mask, seed)
+
+    with caplog.at_level(logging.WARNING, "dualview"):
+        bank = made(tmp_path, slow, name="slow")
+    thread.join()
+    assert "train (slow there, noisy now)" in str(refused[0])
+    assert Bank.open(tmp_path).train == "slow" and torch.equal(Bank.open(tmp_path).outputs, bank.outputs)
 
 
 def test_what_train_carries_counts_and_a_name_stands_for_it(tmp_path):

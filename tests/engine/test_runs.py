@@ -11,7 +11,7 @@ from torch import nn
 
 from dualview.engine import outputs
 from dualview.engine.datasets import as_samples
-from dualview.engine.runs import ReadSamples, Retraining, Run
+from dualview.engine.runs import ReadSamples, Retraining, Run, check_train
 from dualview.engine.subsets import Subsets, label_flips
 from dualview.engine.task import Task
 from dualview.errors import NonFiniteError
@@ -189,3 +189,29 @@ def test_labels_beyond_the_models_columns_and_other_counts_are_refused():
         retraining(lambda mask, seed: linear(2))(Run(0, 0))
     with pytest.raises(ValueError, match="`targets` holds 3 columns; expected one for each of 300 samples"):
         retraining(lambda mask, seed: linear(), targets=torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_recipe_that_takes_other_arguments_is_refused_by_its_signature(labels):
+    def short(mask: torch.Tensor) -> nn.Module: ...
+
+    def two(mask: torch.Tensor, seed: int = 0) -> nn.Module: ...
+
+    def three(mask, seed, labels): ...
+
+    def keyword(mask, *, seed): ...
+
+    def whatever(*arguments): ...
+
+    called = "mask, seed, labels" if labels else "mask, seed"
+    right, wrong = (three, two) if labels else (two, three)
+    taken = "(mask, seed=0)" if labels else "(mask, seed, labels)"
+    for train, words in ((short, "(mask)"), (wrong, taken), (keyword, "(mask, *, seed)")):
+        with pytest.raises(TypeError) as caught:
+            check_train(train, labels=labels)
+        assert str(caught.value) == f"`train` is called as train({called}); this one takes {words}"
+    with pytest.raises(TypeError, match=rf"must be a function train\({called}\) that returns a model; it is dict"):
+        check_train({}, labels=labels)
+    check_train(right, labels=labels)
+    check_train(whatever, labels=labels)
+    check_train(max, labels=labels)  # which tells no signature

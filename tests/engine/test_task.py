@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -345,3 +346,36 @@ def test_checkpoints_that_are_no_list_are_refused():
     for checkpoints, kind in (("a.safetensors", "str"), (NET.state_dict(), "OrderedDict"), (NET, "Linear")):
         with pytest.raises(TypeError, match=f"`checkpoints` must be a list of states or models; it is a {kind}"):
             Task.__post_init__(_unchecked(model=NET, checkpoints=checkpoints))
+
+
+def test_a_task_prints_on_one_line():
+    shown = repr(Task(nn.Sequential(NET, nn.Linear(3, 3))))
+    assert shown == (
+        "Task(Sequential of 27 parameters, readout=None, problem='classification', output=logit, no class names)"
+    )
+    task = Task(NET, "fc", (outputs.logit, outputs.margin), problem="classification", class_names=("a", "b", "c"))
+    assert repr(task).endswith("readout='fc', problem='classification', output=logit and margin, 3 class names)")
+    assert repr(Task(nn.LazyLinear(3))).startswith("Task(LazyLinear of 0 parameters")
+
+
+def _configured(labels: object) -> nn.Module:
+    model = copy.copy(NET)
+    model.config = SimpleNamespace(id2label=labels)
+    return model
+
+
+def test_names_in_a_models_config_are_class_names_where_they_fit():
+    for labels in ({2: "c", 0: "a", 1: "b"}, {"0": "a", "1": "b", "2": "c"}):
+        task = Task(_configured(labels))
+        assert task.named(3).class_names == ("a", "b", "c") and task.class_names is None
+        assert task.named(4).class_names is None  # the head was replaced
+    assert Task(_configured({0: "a"}), class_names=["own"]).named(1).class_names == ["own"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {1: "a", 2: "b", 3: "c"}, {}, None, ["a", "b", "c"]],
+    ids=["placeholders", "from one", "empty", "none", "list"],
+)
+def test_what_is_no_name_for_each_column_is_left(labels):
+    assert Task(_configured(labels)).named(3).class_names is None

@@ -110,7 +110,7 @@ def test_deviation_over_seeds():
     effect = counterfactual.RemovalEffect(1, {"a": [0.5, 0.7], "b": [0.25]}, {"a": [1.0, 2.0], "b": [3.0]})
     first, second = effect.rows()
     assert first["accuracy_sd"] == pytest.approx(math.sqrt(0.02), rel=1e-5)  # n − 1 in the denominator
-    assert (second["accuracy_sd"], second["seeds"]) == (0.0, 1)
+    assert math.isnan(second["accuracy_sd"]) and second["seeds"] == 1  # one number has no spread
 
 
 def test_a_recipe_that_returns_no_model_is_refused():
@@ -123,3 +123,23 @@ def test_suspects_outside_the_training_set_are_refused():
     with pytest.raises(IndexError, match="5"):
         removal_effect(recipe, torch.tensor([5]), 5, dv.Task(identity()), (INPUTS, LABELS))
     assert recipe.calls == []
+
+
+def test_what_cannot_be_called_is_refused_before_anything_is_trained(monkeypatch):
+    read = []
+    monkeypatch.setattr(counterfactual, "as_samples", lambda *_, **__: read.append(1))
+    with pytest.raises(TypeError, match=r"called as train\(mask, seed\); this one takes \(mask\)$"):
+        removal_effect(lambda mask: identity(), torch.tensor([0]), 5, dv.Task(identity()), (INPUTS, LABELS))
+    assert read == []
+    with pytest.raises(ValueError, match="`seeds` are none"):
+        removal_effect(Recipe([0]), torch.tensor([0]), 5, dv.Task(identity()), (INPUTS, LABELS), seeds=())
+
+
+def test_progress_says_how_many_and_counts_each(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    arguments = Recipe([0]), torch.tensor([0]), 5, dv.Task(identity()), (INPUTS, LABELS)
+    removal_effect(*arguments, seeds=(0, 1), progress=True)
+    said = capsys.readouterr().err
+    assert "retraining 6 models (3 training sets × 2 seeds)" in said and "6/6" in said
+    removal_effect(*arguments, seeds=(0, 1))
+    assert capsys.readouterr().err == ""

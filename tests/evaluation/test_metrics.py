@@ -195,7 +195,7 @@ def test_what_does_not_apply_says_why(toy_problem):
     problem = toy_problem("standard")
     own = case_of_task(problem.task(problem.model()), problem.train.pairs, problem.test.pairs)
     for name, reason in (
-        ("lds", "nothing says how to train"),
+        ("lds", r"how to train the network: give --train MODULE:FUNCTION .* or case_of_task\(retrain=\.\.\.\)"),
         ("model-randomisation", "before training is not known"),
         ("stability", "no networks of other seeds"),
         ("shortcut-detection", "nothing is known to be planted"),

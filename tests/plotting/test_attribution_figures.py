@@ -136,8 +136,10 @@ def test_what_cannot_be_drawn_is_refused(table: dv.Task):
     scores = dv.Gradient().attribute(table, draw(2, 8))
     with pytest.raises(ValueError, match="choose from 'auto'"):
         dv.plot(scores, form="pie")
-    with pytest.raises(ValueError, match="draws one sample"):
+    with pytest.raises(ValueError, match=r"^form='auto' draws a row of numbers as bars, .* names 2; form='maps' draws"):
         dv.plot(scores, [0, 1])
+    with pytest.raises(ValueError, match=r"^form='bars' draws one sample, and `test` names 2$"):
+        dv.plot(scores, [0, 1], form="bars")
     with pytest.raises(ValueError, match="names"):
         dv.plot(scores, names=["too", "few"])
     with pytest.raises(IndexError):

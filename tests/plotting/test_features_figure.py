@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
-from dualview import FeatureAttribution, Maps
+from dualview import (
+    FeatureAttribution,
+    GradCAM,
+    Gradient,
+    InputXGradient,
+    IntegratedGradients,
+    Maps,
+    Occlusion,
+    Taylor,
+)
 from dualview.engine.pictures import picture_of
 from dualview.plotting import features, plot
 from dualview.plotting.heatmap import coloured, heat, limit
@@ -71,6 +81,68 @@ def test_features_without_a_source_show_the_map_alone(attribution: FeatureAttrib
     figure = plot(dataclasses.replace(attribution, source=None))
     np.testing.assert_array_equal(images(figure)[0], coloured(values, limit([values])))
     assert "no picture: a loaded result has no source" in said(figure)
+
+
+def test_a_map_of_zeros_is_said_to_be_one(attribution: FeatureAttribution, two_maps: Maps, faults: Faults):
+    values = attribution.values.clone()
+    values[0] = 0
+    figure = plot(dataclasses.replace(attribution, values=values), [0, 1])
+    assert "The map is zero everywhere." in words(figure)
+    ends = [word for word in words(figure) if word[0] in "+−" and word[1:].replace(".", "").isdigit()]
+    assert sorted(ends) == sorted([signed(limit([heat(values[1])])), signed(-limit([heat(values[1])]))])
+    assert faults(figure) == []
+    assert "zero everywhere" not in said(plot(attribution, [0, 1]))
+
+
+def test_a_grad_cam_that_relu_leaves_nothing_of_says_so():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    nn.init.constant_(model[3].weight, -0.1)  # each unit lowers each logit
+    assert "The map is zero everywhere." in words(plot(GradCAM("1").attribute(model, torch.ones(1, 1, 8, 8))))
+
+
+@pytest.mark.parametrize("shape", [(6,), (100,)])
+def test_bars_and_lines_of_zeros_say_so(shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    scores = InputXGradient().attribute(nn.Linear(*shape, 2), torch.zeros(1, *shape))
+    assert "All scores are zero." in said(plot(scores)) and "+1.00" not in said(plot(scores))
+
+
+def test_terms_of_zeros_have_no_scale():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    figure = plot(Taylor().attribute(model, torch.zeros(1, 1, 4, 4)))  # the input is the baseline
+    assert "All scores are zero." in said(figure) and "+1.00" not in said(figure)
+
+
+def test_the_baseline_is_named_once():
+    torch.manual_seed(0)
+    image, row = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), nn.Linear(8, 2)
+    for model, inputs in ((image, noise(1, 1, 4, 4)), (row, noise(1, 8)), (nn.Linear(100, 2), noise(1, 100))):
+        for method in (IntegratedGradients(), Taylor() if model is image else Occlusion()):
+            assert f"{method}, baseline 0.0, of the network’s logit" in said(plot(method.attribute(model, inputs)))
+        half = said(plot(IntegratedGradients(0.5).attribute(model, inputs)))
+        assert half.count("0.5)") == 1 and ", baseline" not in half
+        assert "baseline" not in said(plot(Gradient().attribute(model, inputs)))
+    drawn = dataclasses.replace(Gradient().attribute(row, noise(1, 8)), baseline="Noise(count=4)")
+    assert "Gradient(), baseline Noise(count=4), of the network’s" in said(plot(drawn))
+
+
+def test_it_says_that_there_are_other_test_samples(attribution: FeatureAttribution):
+    torch.manual_seed(0)
+    assert "The first of 2 test samples; test=[0, 1] draws both." in words(plot(attribution))
+    for figure in (plot(attribution, 0), plot(attribution, [0, 1]), plot(attribution[1])):
+        assert "test samples" not in said(figure)
+    split = Taylor().attribute(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), noise(4, 1, 4, 4))
+    assert "The first of 4 test samples; test=[0, 1, 2] draws more." in words(plot(split))
+    for width in (8, 100):
+        one = plot(Gradient().attribute(nn.Linear(width, 2), noise(4, width)))
+        assert "The first of 4 test samples; test=1 draws another." in words(one)
+
+
+def test_plot_says_what_most_figures_take():
+    assert all(f"`{name}=`" in str(plot.__doc__) for name in ("test", "k", "true_targets", "names", "display"))
 
 
 def test_a_notebook_shows_it(attribution: FeatureAttribution):

@@ -78,6 +78,28 @@ def test_says_what_is_measured_and_what_it_adds_up_to(grey: DataAttribution):
     assert "Opponents: lower this logit" in text
 
 
+def test_says_how_much_of_the_sums_is_drawn(grey: DataAttribution):
+    # Proponents 0.5, 0.125, 0.75, 0.3, 0.2 sum to 1.875, opponents to −0.71252; together with the bias they make
+    # 0.66248, so sums have three decimals.
+    text = said(plot(grey, k=2))
+    assert "Drawn: 2 of 5 proponents, which carry 66.7\u202f% of their sum of +1.875; " in text  # 1.25 / 1.875
+    assert "2 of 4 opponents, which carry 91.2\u202f% of their sum of −0.713." in text  # 0.65 / 0.71252
+    assert "no opponents." in said(plot(grey, test=1)) and "5 of 10 proponents" in said(plot(grey, test=1))
+    effect = dataclasses.replace(grey, kind="effect", bias=torch.zeros(2))
+    assert "which carry 66.7\u202f% of their sum of +1.88" in said(plot(effect, k=2))  # +1.16 together
+    assert "Drawn" not in said(plot(dataclasses.replace(grey, kind="similarity"), k=2))
+    loss = dataclasses.replace(grey, measured="loss", lower_is_better=True)
+    assert "2 of 4 proponents, which carry 91.2\u202f% of their sum of −0.713" in said(plot(loss, k=2))
+
+
+def test_says_that_there_are_other_test_samples(grey: DataAttribution):
+    assert "The first of 2 test samples; test=[0, 1] draws both." in words(plot(grey))
+    for figure in (plot(grey, 0), plot(grey, [0, 1]), plot(grey[0])):
+        assert "test samples" not in said(figure)
+    many = dataclasses.replace(grey[[0, 1, 0, 1]], test_index=torch.tensor([0, 1, 0, 1]))
+    assert "The first of 4 test samples; test=[0, 1, 2] draws more." in words(plot(many))
+
+
 def test_says_when_another_class_is_explained(grey: DataAttribution):
     assert "Predicted 2, explained for 1" in said(plot(grey, test=1))
 
@@ -94,6 +116,8 @@ def test_partial_results_claim_no_sum(grey: DataAttribution):
     text = said(plot(dataclasses.replace(grey, top_k=2), k=5))
     assert "share of the surrogate’s logit of class 0." in text
     assert "add up" not in text
+    assert "Drawn: 2 proponents, which sum to +1.25; 2 opponents, which sum to −0.650." in text
+    assert "Only the top 2 of each sign were kept: the sums of all are not known." in text
     assert "train 7" not in text  # third among the proponents; only two were kept
 
 

@@ -275,6 +275,11 @@ def test_a_notebook_shows_it(digits: Ranking):
 def test_refuses_what_cannot_be_drawn(digits: Ranking):
     with pytest.raises(ValueError, match="`k` is 0; expected 1 or more"):
         ranking_figure(digits, k=0)
+    anything = getattr(ranking_figure, "__wrapped__", ranking_figure)  # past the check of annotations
+    with pytest.raises(TypeError, match=r"`columns` is \['slack'\]; expected a whole number, tiles beside each other"):
+        anything(digits, columns=["slack"])
+    with pytest.raises(TypeError, match=r"`k` is '3'; expected a whole number, samples to draw at most"):
+        anything(digits, k="3")
     with pytest.raises(ValueError, match="`columns` is 0; expected 1 or more"):
         ranking_figure(digits, columns=0)
     with pytest.raises(ValueError, match="`names` holds 1 entries; there are 10 samples in the data set"):

@@ -3,9 +3,11 @@
 import dataclasses
 
 import pytest
+import torch
 
 from dualview import DataAttribution
 from dualview.plotting.words import (
+    carried_phrase,
     explained_title,
     measured_phrase,
     number,
@@ -14,6 +16,7 @@ from dualview.plotting.words import (
     side_phrases,
     signed,
     signed_to,
+    summand,
 )
 
 
@@ -45,6 +48,20 @@ def test_signs():
 def test_shares():
     shares = [percent(share) for share in (0.0, 1e-5, 0.00051, 0.125, 1.0, 6.807, -0.125)]
     assert shares == [f"{word}\u202f%" for word in ("0.0", "less than 0.1", "0.1", "12.5", "100.0", "680.7", "−12.5")]
+
+
+def test_parts_of_a_sum_have_its_decimals():
+    assert [summand(part, 0.690) for part in (223.8123, -223.31, 0.0)] == ["+223.812", "−223.310", "0.000"]
+    assert [summand(part, 2489.0) for part in (0.4, -1300.6)] == ["0", "−1301"]
+    assert summand(1.25, 0.0) == "+1.25" and summand(1.25, 1e7) == "+1.25"  # no decimals show such a sum
+
+
+def test_what_is_carried():
+    scores = torch.full((1234,), -0.5)
+    carried = carried_phrase([-0.5] * 5, scores, "share")
+    assert carried == "5 of 1\u202f234, which carry 0.4\u202f% of their sum"
+    assert carried_phrase([-0.5] * 5, scores, "similarity") == "5 of 1\u202f234"
+    assert carried_phrase([], scores[:0], "share") == "none: no score of that sign"
 
 
 def test_titles():

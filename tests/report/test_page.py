@@ -72,6 +72,17 @@ def test_scores_are_those_of_the_explainer(page, explainer: Explainer, data: tup
             assert [score for score, _ in shown] == [close(score) for score in ranked.scores[0].tolist()]
 
 
+def test_headings_say_how_much_the_tiles_carry(page, explainer: Explainer, data: tuple[Tensor, Tensor]):
+    for article in page.section("predictions").all("article"):
+        position = position_of(article)
+        scores = explainer.explain(data[0][position : position + 1]).scores[0].double()
+        said = [heading.text for heading in article.all("h4")]
+        for sign, heading in zip((1, -1), said[:2], strict=True):
+            side = (sign * scores)[sign * scores > 0].sort(descending=True).values
+            share = 100 * float(side[:4].sum() / side.sum())
+            assert f"{min(4, len(side))} of {len(side)}, which carry {share:.1f} % of their sum" in heading
+
+
 def test_the_split_adds_up_to_the_surrogate(page, explainer: Explainer, data: tuple[Tensor, Tensor]):
     for article in page.section("predictions").all("article"):
         position = position_of(article)

@@ -13,10 +13,13 @@ import typer
 
 import dualview as dv
 from dualview.cli.evaluate import EXAMPLES, evaluate
+from dualview.cli.faults import line_of, place_of
 from dualview.cli.references import TaskRef, load, task_at
 from dualview.cli.tables import print_rows
 from dualview.data._explainer import Explainer
+from dualview.data._which_fit import newest_fit
 from dualview.engine.datasets import as_samples
+from dualview.engine.runs import check_train
 from dualview.evaluation.counterfactual import removal_effect
 from dualview.features.lrp import NAMES
 
@@ -27,6 +30,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+_OF_USE = (ArithmeticError, ValueError, TypeError, LookupError, OSError, ImportError, NotImplementedError)
+_OF_CODE = (RuntimeError, AttributeError, NameError, SyntaxError, AssertionError)
 
 LISTED = 30  # suspects that are printed and drawn; the CSV file has all
 
@@ -39,8 +45,21 @@ TrainOption = Annotated[
         help="The training set, to show its samples in full; without it thumbnails are shown.",
     ),
 ]
+TransformOption = Annotated[
+    str | None,
+    typer.Option(
+        "--transform",
+        metavar="MODULE:FUNCTION",
+        help="The evaluation transform of the training set, in place of its own augmenting one.",
+    ),
+]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", help="Which fit, where the store holds several; the error lists their names.")
+    str | None,
+    typer.Option(
+        "--method",
+        help="Which fit, where the store holds several: the name that the error lists, or settings that only one has, "
+        "as 'DualView(C=0.01)'.",
+    ),
 ]
 
 
@@ -97,6 +116,7 @@ def fit(
     data_id: Annotated[
         str | None, typer.Option(help="Your own name for the training data, part of the store's key.")
     ] = None,
+    transform: TransformOption = None,
 ) -> None:
     """Record the training set and fit DualView."""
     explainer = dv.fit(
@@ -105,10 +125,14 @@ def fit(
         load(data),
         held_out=_held_out(held_out),
         store=store,
+        transform=_transform(transform),
         batch_size=batch_size,
         data_id=data_id,
     )
     _print_facts(explainer)
+    name, held = newest_fit(dv.Store(store), explainer.task)
+    if held > 1:
+        print(f"the store holds {held} fits of this model; this one is --method {name}")
 
 
 @app.command(
@@ -132,10 +156,11 @@ def explain(
     csv: Annotated[Path | None, typer.Option(help="Write all named scores as CSV.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the first sample's neighbours (.png, .pdf, .svg).")] = None,
     train: TrainOption = None,
+    transform: TransformOption = None,
     method: MethodOption = None,
 ) -> None:
     """Name the training samples that speak for and against a prediction."""
-    explainer = _open(store, task, train, method)
+    explainer = _open(store, task, train, transform, method)
     samples = as_samples(load(data), name="data")
     positions = index or explainer.errors(samples).index[:1].tolist() or [0]
     for position in positions:
@@ -159,7 +184,7 @@ def explain(
 @app.command(
     epilog=_example(
         "audit my_project.py:task --store runs/mine --top 20 --csv suspects.csv \\\n"
-        "      --verify my_project.py:train --test my_project.py:test_set --seeds 1"
+        "      --verify my_project.py:train --test my_project.py:test_set"
     )
 )
 def audit(
@@ -184,12 +209,16 @@ def audit(
         Path | None, typer.Option(help=f"Draw the first {LISTED} suspects with their labels (.png, .pdf, .svg).")
     ] = None,
     train: TrainOption = None,
+    transform: TransformOption = None,
     method: MethodOption = None,
 ) -> None:
     """List the training samples most likely to be wrongly labelled, and check by retraining."""
     if verify is not None and test is None:
         raise ValueError("--verify compares retrained models on labelled data: give --test MODULE:DATASET")
-    explainer = _open(store, task, train, method)
+    recipe = None if verify is None else load(verify, call=False)
+    if recipe is not None:
+        check_train(recipe)
+    explainer = _open(store, task, train, transform, method)
     suspects = explainer.suspects(top, by=by)
     suspects.to_csv(csv)
     print_rows(f"suspects, by {suspects.by}", _with_class_names(suspects.head(LISTED), explainer.task.class_names))
@@ -197,16 +226,19 @@ def audit(
     if figure is not None:
         dv.plot(suspects, k=LISTED).savefig(figure)
         print(f"figure: {figure}")
-    if verify is not None:
+    if recipe is not None:
         effect = removal_effect(
-            load(verify, call=False),
+            recipe,
             suspects.index,
             len(explainer.table),
             explainer.task,
             load(str(test)),
             seeds=range(seeds),
+            progress=True,
         )
         print_rows(f"retrained, {len(suspects)} samples removed", effect.rows())
+        if seeds == 1:
+            print("one seed tells nothing about spread: --seeds 3 gives the standard deviation (sd)")
 
 
 @app.command(
@@ -226,13 +258,14 @@ def report(
         typer.Option(help=f"How heat maps are made: auto, none, {', '.join(NAMES)}. They need --train."),
     ] = "auto",
     train: TrainOption = None,
+    transform: TransformOption = None,
     method: MethodOption = None,
 ) -> None:
     """Write one self-contained page: fidelity, explained errors with heat maps, suspects."""
     chosen = rule if rule == "auto" else None if rule == "none" else dv.LRP(rule)
     if isinstance(chosen, dv.LRP) and train is None:
         raise ValueError(f"--rule {rule} draws heat maps on training samples: give --train MODULE:DATASET")
-    explainer = _open(store, task, train, method)
+    explainer = _open(store, task, train, transform, method)
     print(f"The page: {dv.write_report(explainer, load(data), out, title=title, rule=chosen).resolve()}")
 
 
@@ -244,14 +277,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.path.insert(0, "")
     try:
         app(arguments)
-    except (ArithmeticError, ValueError, TypeError, LookupError, OSError, ImportError, NotImplementedError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"dualview: {message}", file=sys.stderr)
+    except _OF_USE as error:
+        print(f"dualview: {line_of(error)}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except _OF_CODE as error:
+        if place_of(error) is None:  # a fault of this library, which needs its traceback
+            raise
+        print(f"dualview: {line_of(error)}", file=sys.stderr)
         raise SystemExit(1) from error
 
 
-def _open(store: Path, task: str, train: str | None, method: str | None) -> Explainer:
-    return dv.open(store, task_at(task), train=None if train is None else load(train), method=method)
+def _open(store: Path, task: str, train: str | None, transform: str | None, method: str | None) -> Explainer:
+    samples = None if train is None else load(train)
+    return dv.open(store, task_at(task), train=samples, transform=_transform(transform), method=method)
+
+
+def _transform(reference: str | None) -> Any:
+    return None if reference is None else load(reference, call=False)
 
 
 def _held_out(given: str | None) -> Any:

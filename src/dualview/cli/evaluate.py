@@ -11,6 +11,7 @@ import typer
 import dualview as dv
 from dualview.cli.references import load, task_at
 from dualview.cli.tables import print_rows
+from dualview.engine.runs import check_train
 from dualview.evaluation.cases import case_of, case_of_task
 from dualview.evaluation.contenders import BASELINES, NAMES, contenders
 from dualview.evaluation.judgement import Judgement, judge
@@ -79,6 +80,8 @@ def evaluate(
         if metrics is not None and "all" not in metrics and planted:
             raise ValueError(f"{planted[0]} needs a planted flaw: it can be taken on built-in tasks only")
         retrain = None if train is None else load(train, call=False)
+        if retrain is not None:
+            check_train(retrain)
         folder = store / "banks"
         own = partial(case_of_task, task_at(task), load(data), load(test), retrain=retrain, bank_folder=folder, **bank)
         made = [own]

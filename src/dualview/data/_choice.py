@@ -14,7 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dualview.data._curve import Curve
-from dualview.data._faithful import MAX_HELD_OUT, TOLERANCE, HeldRows, agreements, has_fallen, shortfalls, sparsest
+from dualview.data._faithful import (
+    MAX_HELD_OUT,
+    TOLERANCE,
+    HeldRows,
+    agreements,
+    has_fallen,
+    shortfalls,
+    sparsest,
+    undominated,
+)
 from dualview.data._setting import Setting
 from dualview.errors import DualViewWarning, GapWarning
 from dualview.solvers import DualSolution, path
@@ -62,7 +71,7 @@ def by_fidelity(setting: Setting, held_out: HeldRows) -> Curve:
     """Choose the sparsest surrogate among those that are about as faithful to the network as the best.
 
     C rises by half decades from where every row counts, until a larger one would be in vain or fidelity
-    has fallen; `sparsest` chooses.
+    has fallen; `sparsest` chooses, unless `undominated` finds a setting that is better in both.
 
     Warns:
         DualViewWarning: the features hardly differ for their size, and the largest C that this allows was taken.
@@ -79,8 +88,9 @@ def by_fidelity(setting: Setting, held_out: HeldRows) -> Curve:
                 return
 
     steps = _solve(setting, rising, held_out)
-    smoothed = torch.stack([step.smoothed for step in steps])
-    chosen = sparsest(smoothed, [step.support_share for step in steps])
+    agreement, smoothed = (torch.stack([getattr(step, name) for step in steps]) for name in ("agreement", "smoothed"))
+    support_shares = [step.support_share for step in steps]
+    chosen = undominated(sparsest(smoothed, support_shares), agreement, support_shares)
     hardly_differ = last > 0.99 * usual * MIN_SPREAD[0] / MIN_SPREAD[1]
     if hardly_differ and chosen == len(steps) - 1 and steps[-1].num_bound:
         warnings.warn(

@@ -80,12 +80,12 @@ class Explainer:
     weights: Weights | None = None
 
     def __repr__(self) -> str:
-        facts = ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        facts = "".join(
+            f", {name} {value:.3g}" if isinstance(value, float) else f", {name} {value}"
             for name, value in self.certificate.items()
             if name in ("C", "gap", "status", "support_share")
         )
-        return f"Explainer({self.method!r}, {len(self.table)} training samples; {facts})"
+        return f"Explainer({self.method!r}, {len(self.table)} training samples{facts.replace(', ', '; ', 1)})"
 
     @property
     def curve(self) -> Curve | None:
@@ -101,7 +101,7 @@ class Explainer:
         Args:
             inputs: a batch as the model takes it (tensor, tuple or dict; first axis: test), or a data
                 set or DataLoader, whose labels are not used.
-            targets: label of the class to explain, one a test sample or one for all; the network's
+            targets: label or name of the class to explain, one a test sample or one for all; the network's
                 predictions by default. For a regression or multi-label task the output column.
             top: keep only so many scores of each sign for each test sample; None keeps all.
 

@@ -99,6 +99,21 @@ def sparsest(smoothed: Float[Tensor, "setting row"], support_shares: Sequence[fl
     return min(close, key=lambda entry: (support_shares[entry], float(behind[entry])))
 
 
+def undominated(chosen: int, sharp: Float[Tensor, "setting row"], support_shares: Sequence[float]) -> int:
+    """Return the chosen setting, or one that is sparser and by the sharp measure clearly more faithful as well.
+
+    Clearly is: by more than one standard error of the paired difference. Smoothing compares decisions at the scale of a
+    setting's margins; where a few margins are far larger than all others it counts decisions as close that are not, and
+    can prefer a setting that nothing speaks for. Of several the most faithful is returned, then the sparsest.
+    """
+    ahead = sharp - sharp[chosen]
+    means = ahead.mean(1)
+    errors = ahead.std(1) / math.sqrt(sharp.shape[1]) if sharp.shape[1] > 1 else torch.full_like(means, torch.inf)
+    clearly = means > errors * (1 + 1e-9)  # one sample more and none less is exactly one error
+    better = [entry for entry in clearly.nonzero().flatten().tolist() if support_shares[entry] < support_shares[chosen]]
+    return max(better, key=lambda entry: (float(means[entry]), -support_shares[entry]), default=chosen)
+
+
 def has_fallen(smoothed: Sequence[Float[Tensor, " row"]]) -> bool:
     """Say whether the last two settings are clearly behind an earlier one: by two errors and the tolerance."""
     if len(smoothed) < 3:

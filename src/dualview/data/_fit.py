@@ -19,6 +19,7 @@ from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import Samples, as_samples, check_inputs, spec_of, warn_if_augmented
 from dualview.engine.isolation import untouched, without_autocast
 from dualview.engine.labels import targets_of
+from dualview.engine.probabilities import warn_if_probabilities
 from dualview.engine.readout import with_readout
 from dualview.engine.record import Recorder, Sides
 from dualview.engine.replay import Replay
@@ -77,6 +78,9 @@ def fit(
         NonFiniteError: NaN or infinite outputs, features or gradients; it names the sample.
         StoreMismatch: the store holds another data set's rows.
 
+    Warns:
+        ProbabilityWarning: outputs of a classification look like probabilities, and logits are needed.
+
     Example:
         >>> explainer = fit(DualView(), model, (images, labels), progress=False)
     """
@@ -97,6 +101,7 @@ def fit(
     else:
         store = store if isinstance(store, Store) else Store(Path(store))
         key, table = record_in_store(store, sides.train, recorder, probe, data_id, progress=progress)
+    warn_if_probabilities(task, (part.outputs for part in table.parts), stacklevel=3)
     table.replay = Replay(task, samples, recorder.num_classes, recorder.batch_size)
     positions, rest = _held_out(held_out, recorder, table, progress)
     state, certificate = method.fit(task, table, positions, rest)
@@ -128,6 +133,7 @@ def open(
     task: Task | torch.nn.Module,
     *,
     train: Any = None,
+    transform: Callable[[Any], Any] | None = None,
     method: DataMethod | str | None = None,
 ) -> Explainer:
     """Open a fit that `fit(..., store=...)` left, in any process, without the training set.
@@ -137,15 +143,21 @@ def open(
         task: the same model; its weights and its outputs on stored probe samples are compared.
         train: the training set, where its samples are to be shown or rendered in full; without it,
             stored thumbnails of the support samples stand in.
-        method: which fit, where the store holds several: the method itself, or the name listed.
+        transform: of `train`, as for `fit`: the evaluation transform, in place of the data set's own
+            augmenting one.
+        method: which fit, where the store holds several: the method itself, the name listed, or settings
+            that only one has, as "DualView(C=0.01)"; a C that was found counts as it is listed.
 
     Raises:
         StoreMismatch: the store holds another model's features, or `train` is another data set.
         DamagedFile: a file was truncated or altered.
-        ValueError: several fits and no `method`; the error lists them.
+        ValueError: several fits and no `method`, or one that fits several; the error lists them. Or a
+            `transform` without `train`.
     """
+    if train is None and transform is not None:
+        raise ValueError("`transform` is of the training set: give train= (--train on the command line) with it")
     store = store if isinstance(store, Store) else Store(Path(store))
-    samples = None if train is None else as_samples(train, name="train")
+    samples = None if train is None else as_samples(train, name="train", transform=transform)
     return load_explainer(store, as_task(task), samples, method)
 
 
@@ -166,6 +178,7 @@ def _prepared(
     dtype = raw.dtype
     raw = raw if raw.dtype == torch.float64 else raw.float()
     logits = task.logits(raw)
+    task = task.named(logits.shape[1])
     check_class_names(task, logits.shape[1])
     targets = targets_of(labels, task.problem, logits.shape[1], task.classes)
     reduction = task.loss_reduction(logits, targets, one_logit=raw.shape[1] == 1)

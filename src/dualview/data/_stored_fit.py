@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dualview.data._explainer import Explainer
 from dualview.data._method import DataMethod, as_method
+from dualview.data._which_fit import chosen_fit, whole_manifests
 from dualview.engine.batches import Inputs, batch_size_for
 from dualview.engine.datasets import Samples, check_inputs, input_spec
 from dualview.engine.fingerprint import (
@@ -36,7 +37,7 @@ from dualview.engine.store import Store
 from dualview.engine.tables import Rows, Table
 from dualview.engine.task import Task
 from dualview.engine.weights import Weights
-from dualview.errors import DamagedFile, StoreError, StoreMismatch
+from dualview.errors import DamagedFile, StoreMismatch
 
 log = logging.getLogger("dualview")
 
@@ -159,18 +160,18 @@ def fit_name(method: DataMethod, num_fitted: int, num_train: int, *chosen: Any) 
 def load_explainer(store: Store, task: Task, samples: Samples | None, method: DataMethod | str | None) -> Explainer:
     """Bring a stored fit back for this model."""
     fingerprint = model_fingerprint(task.model)
-    manifests, damaged = _manifests(store)
-    folders = [k for k, manifest in manifests.items() if manifest.key.model_fingerprint == fingerprint]
-    if not folders and damaged:
+    manifests, damaged = whole_manifests(store)
+    mine = {folder: one for folder, one in manifests.items() if one.key.model_fingerprint == fingerprint}
+    if not mine and damaged:
         raise damaged[0]
-    if not folders:
+    if not mine:
         held = ", ".join(manifest.key.model_class for manifest in manifests.values()) or "nothing"
         raise StoreMismatch(
             f"the store at {store.root} holds no features of this {type(task.model).__name__} with these weights "
             f"(it holds: {held}); fit again with store={str(store.root)!r}, or open it with the model it was made with"
         )
-    folder, name, tensors, facts = _chosen(store, folders, method)
-    manifest = manifests[folder]
+    folder, name, tensors, facts, *_ = chosen_fit(store, mine, method)
+    manifest = mine[folder]
     if facts["classes"] != _classes(task):
         raise StoreMismatch(
             f"the fit was made with classes={facts['classes']}; this task has classes={_classes(task)}, so that labels "
@@ -184,6 +185,7 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
     restored = method if isinstance(method, DataMethod) else as_method(facts["method"])
     state = restored.state_from({n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")})
     num_classes = max(2 if task.problem == "classification" else 1, table.num_classes)
+    task = task.named(num_classes)
     check_class_names(task, num_classes)
     if not _check_model(store, folder, task):
         raise DamagedFile(f"the probe samples in {store.root / folder}, which tell the model, are gone; fit again")
@@ -222,57 +224,6 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
         thumbnails=images,
         weights=Weights.of(task.model),
     )
-
-
-def _manifests(store: Store) -> tuple[dict[str, Manifest], list[DamagedFile]]:
-    """Read every folder's manifest; a damaged one must not keep the others shut."""
-    whole, damaged = {}, []
-    for folder in store.keys():
-        try:
-            whole[folder] = store.manifest(folder)
-        except DamagedFile as error:
-            damaged.append(error)
-    return whole, damaged
-
-
-def _chosen(store: Store, folders: list[str], method: DataMethod | str | None) -> tuple[str, str, dict, dict]:
-    """Find the one fit that is meant among those of this model."""
-    fits, damaged = {}, []
-    for folder, name in [(key, fit) for key in folders for fit in store.fits(key)]:
-        try:
-            fits[folder, name] = store.load_fit(folder, name)
-        except DamagedFile as error:
-            damaged.append(DamagedFile(f"{error}: run dualview.fit with this store and this method once more"))
-            if name == method:
-                raise damaged[-1] from error
-    listed = "; ".join(_described(name, *fit) for (_, name), fit in fits.items()) or "none"
-    wanted = None if method is None or isinstance(method, str) else as_json(method.describe())
-    found = [
-        (folder, name, tensors, facts)
-        for (folder, name), (tensors, facts) in fits.items()
-        if method is None or name == method or facts["method"] == wanted
-    ]
-    if damaged and (method is None or not found):
-        raise damaged[0]
-    if not found:
-        asked = "" if method is None else f" {method!r}"
-        raise StoreError(f"the store at {store.root} has no fit{asked} of this model; it has: {listed}")
-    if len(found) > 1 and (wanted is None or len({_size(*fit[2:]) for fit in found}) < len(found)):
-        raise ValueError(
-            f"the store at {store.root} holds {len(found)} fits: say which with method=; there are {listed}"
-        )
-    return max(found, key=lambda fit: _size(*fit[2:]))
-
-
-def _size(tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[int, int]:
-    """Count the training samples of a fit, and those that it saw."""
-    return facts["num_train"], len(tensors.get("positions", range(facts["num_train"])))
-
-
-def _described(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
-    num_train = facts["num_train"]
-    num_fitted = len(tensors.get("positions", range(num_train)))
-    return f"{name} ({as_method(facts['method'])!r} on {num_fitted} of {num_train} samples)"
 
 
 def check_class_names(task: Task, num_columns: int) -> None:
@@ -325,7 +276,10 @@ def _check_samples(recorder: Recorder, manifest: Manifest, num_train: int, spec:
                 if shard.stop <= num_train and known.of_rows(shard.first, shard.stop) != shard.data:
                     raise ValueError(f"samples {shard.first:,} to {shard.stop - 1:,} differ, in labels or inputs")
         except ValueError as error:
-            raise StoreMismatch(f"`train` is not the data set of the fit: {error}") from None
+            raise StoreMismatch(
+                f"`train` is not the data set of the fit: {error}. If it augments, give transform= (--transform on the "
+                "command line), the evaluation transform, as it was fitted with"
+            ) from None
 
 
 def _classes(task: Task) -> list[list[str]] | None:

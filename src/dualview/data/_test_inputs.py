@@ -34,7 +34,7 @@ def target_columns(targets: Any, given: Any, task: Task, num_classes: int) -> In
     num_test = len(as_samples(given, name="inputs")) if is_data_set(given) else num_rows(as_inputs(given))
     if np.ndim(targets) == 0:
         targets = [targets.item() if hasattr(targets, "item") else targets] * num_test
-    columns = columns_of(targets, num_classes, task.classes)
+    columns = columns_of(targets, num_classes, task.classes, names=task.class_names)
     if len(columns) != num_test:
         raise ValueError(f"`targets` hold {len(columns)} labels for {num_test} test samples")
     return columns

@@ -119,7 +119,9 @@ class Description:
 
 
 def begin(folder: Path, wanted: Description) -> None:
-    """Prepare `folder` for runs; call it under the lock.
+    """Prepare `folder` for runs; call it under the lock, which whoever is at work on the folder holds.
+
+    A bank of other content of which no run ended, as a failed first try leaves it, gives way.
 
     Raises:
         StoreMismatch: it holds a bank of other content; the message says what differs.
@@ -133,10 +135,12 @@ def begin(folder: Path, wanted: Description) -> None:
         else:
             if found.key == wanted.key:
                 return
-            raise StoreMismatch(
-                f"the bank at {folder} was made of other content: {_difference(found.parts, wanted.parts)}. "
-                "Give another `folder`, or what it was made of"
-            )
+            if _has_records(folder):
+                raise StoreMismatch(
+                    f"the bank at {folder} was made of other content: {_difference(found.parts, wanted.parts)}. "
+                    "Give another `folder` (`--store` on the command line), or what it was made of"
+                )
+            log.info("the bank at %s was of other content and holds no run: it is begun anew", folder)
     wanted.write(folder)
 
 
@@ -174,6 +178,11 @@ def _read_record(folder: Path, key: str, run: Run) -> Record:
     if Run(*info["run"]) != run:
         raise DamagedFile(f"{path} is the record of {Run(*info['run'])}, under another name")
     return Record(run, tensors["outputs"].numpy().copy(), info["scalars"])  # a copy, so that no file stays mapped
+
+
+def _has_records(folder: Path) -> bool:
+    """Tell whether any run left a record, be it damaged: what it cost is not thrown away."""
+    return any(folder.glob("run-*.safetensors"))
 
 
 def _path(folder: Path, run: Run) -> Path:

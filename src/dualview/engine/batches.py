@@ -118,6 +118,27 @@ def as_inputs(inputs: Any) -> Any:
     return inputs
 
 
+def how_to_batch(inputs: Any, *, alone: bool = True) -> str:
+    """Say how what is no batch becomes one, as the end of an error; "" where it looks like a batch.
+
+    Args:
+        inputs: as the user gave them.
+        alone: whether the model takes a lone tensor.
+    """
+    collate = "torch.utils.data.default_collate({0}), or your loader's collate_fn({0})"
+    if isinstance(inputs, list) and inputs:
+        if alone and all(isinstance(part, Tensor) for part in inputs):
+            return "; a list of samples becomes a batch by torch.stack(inputs)"
+        if all(isinstance(part, (tuple, list, Mapping)) for part in inputs):
+            return f"; a list of samples becomes a batch by {collate.format('inputs')}"
+    if isinstance(inputs, str):
+        return f"; make a sample of the text, as your data set does, and a batch of it: {collate.format('[sample]')}"
+    parts = tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    if isinstance(parts, (tuple, list)) and not all(isinstance(part, Tensor) for part in map(as_inputs, parts)):
+        return f"; a sample of a data set becomes a batch by {collate.format('[sample]')}"
+    return ""
+
+
 def num_rows(inputs: Inputs) -> int:
     """Return how many samples the inputs hold: the common first axis of their tensors."""
     sizes = {place: tensor.shape[0] for place, tensor in tensors_in(inputs).items() if tensor.ndim}

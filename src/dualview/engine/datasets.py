@@ -29,6 +29,7 @@ from dualview.engine.batches import (
     Inputs,
     as_inputs,
     batch_size_for,
+    how_to_batch,
     named_fields,
     num_rows,
     take_rows,
@@ -179,7 +180,7 @@ def input_batches(
     if not tensors_in(given):
         raise TypeError(
             f"`inputs` hold no tensor; expected a batch of inputs as the model takes it, a data set or a DataLoader; "
-            f"got {type(inputs).__name__}"
+            f"got {type(inputs).__name__}{how_to_batch(inputs)}"
         )
     total = num_rows(given)
     if total == 0:
@@ -207,6 +208,12 @@ def collate_samples(samples: list) -> Any:
 def _stacked(samples: list) -> Any:
     try:
         return default_collate(samples)
+    except TypeError as error:
+        found = str(error).rpartition("found ")[2]
+        raise TypeError(
+            f"samples that hold {found} make no batch: give transform= of dualview.fit, a function that makes a tensor "
+            "of such an input (torchvision.transforms.ToTensor(), say), or a DataLoader with your collate_fn"
+        ) from error
     except RuntimeError as error:
         if "size" not in str(error):  # such as no memory, or several devices
             raise
@@ -260,7 +267,10 @@ def check_inputs(inputs: Any, spec: dict[str, dict]) -> None:
     """Refuse inputs whose parts or shapes are not those of the training samples."""
     came = input_spec(inputs)
     if set(came) != set(spec):
-        raise ValueError(f"`inputs` have the parts {sorted(came)}; the training samples have {sorted(spec)}")
+        raise ValueError(
+            f"`inputs` have the parts {sorted(came)}; the training samples have {sorted(spec)}"
+            f"{how_to_batch(inputs, alone=set(spec) == {''})}"
+        )
     for place, entry in spec.items():
         part = f"`inputs`[{place!r}]" if place else "`inputs`"
         kinds = {entry["dtype"], came[place]["dtype"]}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -55,7 +56,12 @@ def targets_of(
 
 
 def columns_of(
-    labels: Any, num_classes: int, classes: Mapping[Any, int] | None = None, *, start: int = 0
+    labels: Any,
+    num_classes: int,
+    classes: Mapping[Any, int] | None = None,
+    *,
+    names: Sequence[Any] | None = None,
+    start: int = 0,
 ) -> Int[Tensor, " row"]:
     """Return the output column of each label.
 
@@ -63,14 +69,20 @@ def columns_of(
         labels: a tensor, array or sequence of labels, one a sample.
         num_classes: output columns of the network.
         classes: label → column, where labels are not columns already.
+        names: a name per column, each of which is a label too; `classes` go first.
         start: position of the first label in its data set, for errors.
 
     Raises:
         ValueError: a label is no column, or is not one label per sample.
     """
     if classes is not None:
-        columns = [_look_up(label, classes, start + k) for k, label in enumerate(_items(labels))]
+        columns = [_look_up(label, classes, names, start + k) for k, label in enumerate(_items(labels))]
         return _checked(torch.tensor(columns, dtype=torch.int64), num_classes, start)
+    if names is not None and not isinstance(labels, Tensor):
+        words = _items(labels)
+        if words and all(isinstance(word, str) for word in words):
+            columns = [_column_named(word, names, start + k) for k, word in enumerate(words)]
+            return _checked(torch.tensor(columns, dtype=torch.int64), num_classes, start)
     if not isinstance(labels, Tensor):
         try:
             labels = torch.as_tensor(np.array(labels) if hasattr(labels, "__array__") else labels)
@@ -102,15 +114,41 @@ def _items(labels: Any) -> list:
     return [item[0] if isinstance(item, (list, tuple)) and len(item) == 1 else item for item in items]
 
 
-def _look_up(label: Any, classes: Mapping[Any, int], position: int) -> int:
+def _look_up(label: Any, classes: Mapping[Any, int], names: Sequence[Any] | None, position: int) -> int:
     if isinstance(label, (list, tuple)):
         raise ValueError(f"sample {position} has the labels {label!r}; expected one label per sample")
     whole = int(label) if isinstance(label, float) and label.is_integer() else label
     for key in (label, whole, str(label), str(whole)):
         if key in classes:
             return int(classes[key])
-    known = ", ".join(map(repr, list(classes)[:10])) + (", …" if len(classes) > 10 else "")
-    raise ValueError(f"label {label!r} (sample {position}) is not in classes=, which knows {known}")
+    unknown = f"label {label!r} (sample {position}) is not in classes=, which knows {_few(classes)}"
+    if names is None or not isinstance(label, str):
+        raise ValueError(unknown)
+    try:
+        return _column_named(label, names, position)
+    except ValueError as error:
+        raise ValueError(f"{unknown}; {error}") from None
+
+
+def _column_named(word: str, names: Sequence[Any], position: int) -> int:
+    """Return the one column of this name."""
+    known = list(map(str, names))
+    columns = [column for column, name in enumerate(known) if name == word]
+    if len(columns) == 1:
+        return columns[0]
+    if columns:
+        raise ValueError(
+            f"label {word!r} (sample {position}) is the class name of {len(columns)} output columns: give one of "
+            f"{_few(columns)}"
+        )
+    folded = {name.casefold(): name for name in known}
+    near = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded)]
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"class_names are {_few(known)}"
+    raise ValueError(f"label {word!r} (sample {position}) is no class name: {hint}")
+
+
+def _few(values: Collection[Any]) -> str:
+    return ", ".join(map(repr, list(values)[:10])) + (", …" if len(values) > 10 else "")
 
 
 def _checked(columns: Int[Tensor, " row"], num_classes: int, start: int) -> Int[Tensor, " row"]:

@@ -109,7 +109,9 @@ class Measured:
         if self._targets is None:
             return self.predicted
         num_columns = self.task.logits(self.raw).shape[1]
-        return columns_of(self._targets, num_columns, self.task.classes, start=self.start).to(self.device)
+        names = self.task.named(num_columns).class_names
+        columns = columns_of(self._targets, num_columns, self.task.classes, names=names, start=self.start)
+        return columns.to(self.device)
 
     @cached_property
     def values(self) -> Float[Tensor, " sample"]:

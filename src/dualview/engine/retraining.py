@@ -27,7 +27,7 @@ from dualview.engine.fingerprint import (
 )
 from dualview.engine.locks import locked
 from dualview.engine.progress import announce, progress_bar
-from dualview.engine.runs import ReadSamples, Record, Retraining, Run, Train
+from dualview.engine.runs import ReadSamples, Record, Retraining, Run, Train, check_train
 from dualview.engine.subsets import Subsets
 from dualview.engine.task import Task
 from dualview.engine.workers import (
@@ -188,8 +188,9 @@ def retrain(
             masks of your own.
         task: says what is measured, how batches split, and what the loss is; its model is not used.
         test: labelled samples; read once and kept in memory.
-        folder: of this one bank; made where it is missing. A bank of other content is refused. What
-            `train` reads from its module's globals and what it calls cannot be seen.
+        folder: of this one bank; made where it is missing. A bank of other content is refused, unless
+            no run of it ended: then the folder is taken over. What `train` reads from its module's
+            globals and what it calls cannot be seen.
         seeds: distinct; one training each per subset.
         targets: output columns to measure; None takes the labels of the test samples. Never a model's
             own predictions: they differ between the models.
@@ -207,9 +208,10 @@ def retrain(
         RuntimeError: a run failed in a worker, with its traceback, or a worker was killed. With
             workers=0 the error itself comes, with a note that names subset and seed.
         ValueError: an argument cannot be used; the message says which.
-        TypeError: `train` cannot be sent to spawned workers.
+        TypeError: `train` cannot be called with these arguments, or not be sent to spawned workers.
     """
     check_not_imported()
+    check_train(train, labels=subsets.labels is not None)
     workers, start_method = num_cores() if workers is None else workers, start_method or default_start()
     if workers < 0:
         raise ValueError(f"`workers` is {workers}; expected 0 (this process) or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -62,6 +63,33 @@ class Record(NamedTuple):
     run: Run
     outputs: np.ndarray
     scalars: dict[str, float]
+
+
+def check_train(train: Any, *, labels: bool = False) -> None:
+    """Refuse a recipe that cannot be called as recipes are, before anything is made.
+
+    Args:
+        train: what is to be called; where it tells no signature, as compiled code, it passes.
+        labels: whether a third argument holds labels.
+
+    Raises:
+        TypeError: it is no function, or takes other arguments.
+    """
+    given = ("mask", "seed", "labels")[: 3 if labels else 2]
+    called = f"train({', '.join(given)})"
+    if not callable(train):
+        raise TypeError(f"`train` must be a function {called} that returns a model; it is {type(train).__name__}")
+    try:
+        signature = inspect.signature(train)
+    except ValueError:
+        return
+    try:
+        signature.bind(*given)
+    except TypeError:
+        nothing = inspect.Signature.empty
+        plain = [parameter.replace(annotation=nothing) for parameter in signature.parameters.values()]
+        taken = signature.replace(parameters=plain, return_annotation=nothing)
+        raise TypeError(f"`train` is called as {called}; this one takes {taken}") from None
 
 
 @dataclass(frozen=True, eq=False)

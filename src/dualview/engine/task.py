@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dualview.engine import outputs
 from dualview.engine.batches import Inputs, call_model, logits_of, map_tensors, num_rows, split_batch
@@ -44,7 +45,8 @@ class Task:
             are a tensor, a tuple (model(*inputs)) or a dict (model(**inputs)).
         classes: label → output column, where labels are not columns already.
         checkpoints: for methods that use several.
-        class_names: a name per output column, for people.
+        class_names: a name per output column, for people, and for `targets=`. None takes those of a Hugging Face
+            model's `config.id2label`, where there is one for each output column and not LABEL_0, LABEL_1, ...
         display: one sample's input → image (H×W, H×W×3 or ×4 array, or a C×H×W tensor) or text;
             undo normalisation here.
         problem: what labels are. "classification": one class a sample. "regression": a number for each output
@@ -91,6 +93,21 @@ class Task:
         if self.classes is not None and not isinstance(self.classes, Mapping):
             kind = type(self.classes).__name__
             raise TypeError(f"`classes` must map each label to its output column; it is a {kind}")
+
+    def __repr__(self) -> str:
+        number = sum(weight.numel() for weight in self.model.parameters() if not is_lazy(weight))
+        measures = self.output if isinstance(self.output, tuple) else (self.output,)
+        names = " and ".join(map(_name, measures))
+        known = "no class names" if self.class_names is None else f"{len(self.class_names)} class names"
+        return (
+            f"{type(self).__name__}({type(self.model).__name__} of {number:,} parameters, readout={self.readout!r}, "
+            f"problem={self.problem!r}, output={names}, {known})"
+        )
+
+    def named(self, num_columns: int) -> Task:
+        """Return the task with class names: its own, or those that the model's config has for so many columns."""
+        names = None if self.class_names is not None else _names_in_config(self.model)
+        return self if names is None or len(names) != num_columns else replace(self, class_names=names)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "row logit"]:
         """Return the network's raw outputs for a batch of inputs; a one-logit network has one column."""
@@ -162,8 +179,7 @@ class Task:
     @property
     def measured(self) -> str:
         """Name of what is measured."""
-        output = self.single_output
-        return getattr(output, "name", None) or getattr(output, "__name__", repr(output))
+        return _name(self.single_output)
 
     @property
     def single_output(self) -> Measure:
@@ -209,6 +225,22 @@ _LOSSES: dict[str, Measure] = {
     "regression": _squared_errors,
     "multi-label": _binary_cross_entropies,
 }
+
+
+def _name(output: Measure) -> str:
+    return getattr(output, "name", None) or getattr(output, "__name__", repr(output))
+
+
+def _names_in_config(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the class names that a Hugging Face model carries; None where it has only the placeholders for them."""
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(labels, Mapping):
+        return None
+    by_column = {str(column): str(name) for column, name in labels.items()}  # read from JSON, the columns are words
+    columns = [str(column) for column in range(len(by_column))]
+    if set(by_column) != set(columns) or all(by_column[column] == f"LABEL_{column}" for column in columns):
+        return None
+    return tuple(by_column[column] for column in columns)
 
 
 def as_task(task: Task | nn.Module) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from dualview.engine.batches import batch_size_for
 from dualview.engine.datasets import Samples, as_samples
 from dualview.engine.isolation import untouched
 from dualview.engine.labels import columns_of
+from dualview.engine.progress import announce, progress_bar
+from dualview.engine.runs import check_train
 from dualview.engine.task import Task, class_logits
 
 Train = Callable[[Tensor, int], nn.Module]
@@ -38,7 +41,7 @@ class RemovalEffect:
     loss: dict[str, list[float]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row an arm: mean and standard deviation over seeds (0 for a single seed)."""
+        """Return one row an arm: mean and standard deviation over seeds (NaN for a single seed)."""
         table = []
         for arm in self.accuracy:
             accuracy, loss = torch.tensor(self.accuracy[arm]), torch.tensor(self.loss[arm])
@@ -46,7 +49,7 @@ class RemovalEffect:
                 {
                     "trained on": arm,
                     "accuracy": float(accuracy.mean()),
-                    "accuracy_sd": float(accuracy.std()) if len(accuracy) > 1 else 0.0,
+                    "accuracy_sd": float(accuracy.std()) if len(accuracy) > 1 else math.nan,
                     "loss": float(loss.mean()),
                     "seeds": len(accuracy),
                 }
@@ -62,6 +65,7 @@ def removal_effect(
     test: Any,
     *,
     seeds: Sequence[int] = (0, 1, 2),
+    progress: bool = False,
 ) -> RemovalEffect:
     """Retrain with all samples, without the suspects, and without as many random ones, and compare.
 
@@ -71,19 +75,32 @@ def removal_effect(
         num_train: size of the training set.
         task: says how batches split, and what the loss is.
         test: labelled data the models are compared on; must not hold the suspects' own mistakes.
-        seeds: one retraining of each arm per seed.
+        seeds: one retraining of each arm per seed; a single one tells nothing about the spread.
+        progress: whether to show a line, and a bar with the time left.
+
+    Raises:
+        TypeError: `train` cannot be called as train(mask, seed), or returns no model.
+        ValueError: there are no seeds.
     """
+    check_train(train)
+    if not seeds:
+        raise ValueError("`seeds` are none; expected at least one")
     samples = as_samples(test, name="test")
     accuracy: dict[str, list[float]] = {arm: [] for arm in ARMS}
     loss: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for seed in seeds:
-        for arm, mask in zip(ARMS, _masks(drop, num_train, seed), strict=True):
-            model = train(mask, seed)
-            if not isinstance(model, nn.Module):
-                raise TypeError(f"`train` must return the trained model; it returned {type(model).__name__}")
-            right, mean_loss = accuracy_and_loss(dataclasses.replace(task, model=model), samples)
-            accuracy[arm].append(right)
-            loss[arm].append(mean_loss)
+    total = len(ARMS) * len(seeds)
+    announce(f"retraining {total} models ({len(ARMS)} training sets × {len(seeds)} seeds)", progress)
+    with progress_bar(total, enabled=progress) as bar:
+        bar.unit = "run"
+        for seed in seeds:
+            for arm, mask in zip(ARMS, _masks(drop, num_train, seed), strict=True):
+                model = train(mask, seed)
+                if not isinstance(model, nn.Module):
+                    raise TypeError(f"`train` must return the trained model; it returned {type(model).__name__}")
+                right, mean_loss = accuracy_and_loss(dataclasses.replace(task, model=model), samples)
+                accuracy[arm].append(right)
+                loss[arm].append(mean_loss)
+                bar.update()
     return RemovalEffect(len(drop), accuracy, loss)
 
 

@@ -185,7 +185,10 @@ def _mislabel_recall(name: str) -> Callable[[Judged], Estimate]:
 
 def _check_retrains(judged: Judged) -> None:
     if judged.case.retrain is None:
-        raise Inapplicable("nothing says how to train the network")
+        raise Inapplicable(
+            "nothing says how to train the network: give --train MODULE:FUNCTION on the command line, or "
+            "case_of_task(retrain=...) in Python, a function train(mask, seed) that returns a model"
+        )
 
 
 def _datamodelling(judged: Judged) -> Estimate:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from dualview._display import brief
 from dualview._version import __version__
-from dualview.engine.batches import batch_size_for, num_rows
-from dualview.engine.datasets import input_batches
+from dualview.engine.batches import as_inputs, batch_size_for, map_tensors, num_rows, tensors_in
+from dualview.engine.datasets import input_batches, is_data_set
 from dualview.engine.isolation import untouched
 from dualview.engine.measured import Measured, Parts, one_each
 from dualview.engine.outputs import Kind
 from dualview.engine.players import Players
+from dualview.engine.probabilities import warn_if_probabilities
 from dualview.engine.propagation.account import Account, joined_account
 from dualview.engine.site import Site
 from dualview.engine.source import Source
@@ -63,10 +64,11 @@ Explain = Callable[[Measured], Explained]
 
 
 class _Columns(NamedTuple):
-    """Output columns of a batch's samples: what is kept of it, so that its inputs are not."""
+    """Output columns of a batch's samples and its raw outputs: what is kept of it, so that its inputs are not."""
 
     explained: Tensor
     predicted: Tensor
+    raw: Tensor
 
 
 class Instead(Exception):
@@ -111,7 +113,7 @@ class FeatureMethod(ABC):
                 tuple of outputs the results have a leading axis "output".
             inputs: a batch as the model takes it (tensor, tuple or dict; first axis: test), or a data
                 set or DataLoader, whose labels are not used.
-            targets: label of the class to explain, one a sample or one for all; the network's
+            targets: label or name of the class to explain, one a sample or one for all; the network's
                 predictions by default.
             batch_size: rows per pass (samples, or points on their paths), which sets the memory
                 needed; None chooses by their size.
@@ -128,7 +130,7 @@ class FeatureMethod(ABC):
             NonFiniteError: the measured output or a score is NaN or infinite.
         """
         task = self.explained_task(as_task(task))
-        found = attributed(self, self.explain, task, inputs, targets, batch_size, differentiable)
+        found = attributed(self, self.explain, task, inputs, targets, batch_size, differentiable, stacklevel=2)
         warn_if_incomplete(found, stacklevel=2)
         return found
 
@@ -145,8 +147,13 @@ def attributed(
     targets: Any,
     batch_size: int | None,
     differentiable: bool = False,
+    *,
+    stacklevel: int | None = None,
 ) -> FeatureAttribution:
-    """Explain batch by batch, for each measured output, and join what was found."""
+    """Explain batch by batch, for each measured output, and join what was found.
+
+    With `stacklevel`, counted from here, a model that ends in a softmax is warned of.
+    """
     if differentiable and not method.keeps_graph:
         raise ValueError(f"{type(method).__name__} keeps no graph to the weights: differentiable=True needs another")
     task = as_task(task)
@@ -156,8 +163,35 @@ def attributed(
         found, seen = _explained(explain, task, tasks, inputs, targets, batch_size, differentiable, method)
     except Instead as other:
         found, seen = _explained(other.explain, task, tasks, inputs, targets, batch_size, differentiable, method)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        if _is_single(task, inputs):
+            shapes = " and ".join(str(tuple(part.shape)) for part in tensors_in(as_inputs(inputs)).values())
+            raise ValueError(
+                f"the model does not take `inputs` of shape {shapes} ({error}), but does with one more axis before it: "
+                "for a single sample give inputs[None]"
+            ) from error
+        raise
+    if stacklevel is not None and seen[0].raw.shape[1] > 1:  # one logit may lie in [0, 1] for so few samples
+        warn_if_probabilities(task, (one.raw for one in seen), stacklevel=stacklevel + 1)
     results = [_result(method, single, inputs, parts, seen) for single, parts in zip(tasks, found, strict=True)]
     return _stacked(results, Source.of(task, inputs)) if isinstance(task.output, tuple) else results[0]
+
+
+def _is_single(task: Task, inputs: Any) -> bool:
+    """Tell whether the model takes these inputs as one sample, and not as a batch; it is tried."""
+    given = as_inputs(inputs)
+    if is_data_set(inputs) or not tensors_in(given):
+        return False
+
+    def runs(batch: Any) -> bool:
+        try:
+            task.forward(batch)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False
+        return True
+
+    with untouched(task.model):
+        return not runs(given) and runs(map_tensors(lambda part: part[None], given))
 
 
 def _explained(
@@ -178,7 +212,7 @@ def _explained(
             for k, single in enumerate(tasks):
                 measured = first.measuring(single) if k else first
                 found[k].append(_checked(explain(measured), measured, method))
-            seen.append(_Columns(first.columns.cpu(), first.predicted.cpu()))
+            seen.append(_Columns(first.columns.cpu(), first.predicted.cpu(), first.raw.detach().cpu()))
     return found, seen
 
 
@@ -309,7 +343,7 @@ def _result(
         tables={name: torch.cat([part.tables[name] for part in parts]) for name in first.tables},
         account=None if first.account is None else joined_account([_known(part.account) for part in parts]),
         sites={site: torch.cat([part.sites[site] for part in parts]) for site in first.sites},
-        class_names=task.class_names,
+        class_names=task.named(task.logits(seen[0].raw).shape[1]).class_names,
         version=__version__,
         source=Source.of(task, inputs),
     )

@@ -24,7 +24,7 @@ from dualview.features.integrated_gradients import IntegratedGradients
 Similarity = Literal["dot", "cosine"]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class _Matching(Task):
     """A task whose raw outputs are embeddings of the inputs, and whose logits are similarities to candidates.
 

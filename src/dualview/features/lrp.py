@@ -108,7 +108,7 @@ class LRP(FeatureMethod):
             task: the model and what is measured; a bare model serves where every default fits.
             inputs: a batch as the model takes it (tensor, tuple or dict; first axis: test), or a data
                 set or DataLoader, whose labels are not used.
-            targets: label of the class to explain, one a sample or one for all; the network's
+            targets: label or name of the class to explain, one a sample or one for all; the network's
                 predictions by default.
             batch_size: samples per pass, which sets the memory needed; None chooses by their size.
             differentiable: relevance keeps no graph to the weights, so this must be False.
@@ -128,7 +128,8 @@ class LRP(FeatureMethod):
         strangers = [site for site in sites if not isinstance(site, Site)]
         if strangers:
             raise TypeError(f"`sites` hold {strangers[0]!r}; expected a Site such as Site('layer1', 'output')")
-        found = attributed(self, partial(self.explain, sites=sites), task, inputs, targets, batch_size, differentiable)
+        explain = partial(self.explain, sites=sites)
+        found = attributed(self, explain, task, inputs, targets, batch_size, differentiable, stacklevel=2)
         accounts = dict(zip(found.outputs, found.accounts, strict=True))
         warn_of(accounts if found.account is None else {"": found.account}, stacklevel=2)
         return found

@@ -41,7 +41,9 @@ def plot(result: Any, *args: Any, **settings: Any) -> Figure:
             a `Selection` by `selection_figure`, a `Judgement` by `judgement_figure`,
             an `Allocation` by `allocation_figure`, a `Ranking` by `ranking_figure`.
         *args: as that function takes them.
-        **settings: as that function takes them, e.g. `test=` and `k=`.
+        **settings: as that function takes them. Most take `test=`, a row of the result or several (the first by
+            default), `k=`, how many of the strongest are drawn, and `true_targets=`, the true labels as output
+            columns; `class_names=`, `names=` and `display=` replace the task's own.
 
     Returns:
         A figure: notebooks show it, `figure.savefig(path)` writes it. pyplot does not know it, so
@@ -51,7 +53,7 @@ def plot(result: Any, *args: Any, **settings: Any) -> Figure:
         TypeError: nothing draws a result of this type.
 
     Example:
-        >>> figure = plot(explainer.explain(images), test=3)  # doctest: +SKIP
+        >>> figure = plot(explainer.explain(images), test=[0, 3], k=8, true_targets=labels)  # doctest: +SKIP
         >>> figure.savefig("why.png")  # doctest: +SKIP
     """
     return shower(result)(result, *args, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_o
 from dualview.plotting.style import LINE, QUIET, SMALL, TEXT, Sheet, line_height, shorten, text_width, wrap
 from dualview.plotting.words import signed
 
-ROOM = 3.6  # of the bars
+ROOM, NARROW = 3.6, 1.25  # of the bars; of those that stand in several columns
+GUTTER = 0.3  # between columns
 NAMES, VALUES, SCORES = 2.2, 1.0, 0.75  # most room of names, of values, and of the scores at the right
 ROW, BAR = 0.25, 0.15
 PALETTE = ("#0b5fa5", "#e08a1e", "#3f9c77", "#9a62a8", "#7d7d7d", "#c2b280", "#555555")
@@ -58,12 +60,30 @@ class Panel(NamedTuple):
     notes: Sequence[str]
 
 
-def draw_bars(panel: Panel, tones: tuple[str, str]) -> Figure:
-    """Lay the bars out on a sheet that is just large enough; `tones` are those of a rise and of a fall."""
-    names = min(NAMES, max((text_width(bar.name, TEXT) for bar in panel.bars), default=0.5))
-    values = min(VALUES, max((text_width(bar.value, SMALL) for bar in panel.bars), default=0.0))
-    left = MARGIN + names + (0.12 + values if values else 0.0) + 0.15
-    width = left + ROOM + 0.1 + SCORES + MARGIN
+class _Column(NamedTuple):
+    """What every column of bars has: room for names and for values, where its bars begin, and their scale."""
+
+    names: float
+    left: float
+    room: float
+    zero: float
+    unit: float
+
+    @property
+    def width(self) -> float:
+        return self.left + self.room + 0.1 + SCORES
+
+
+def draw_bars(panel: Panel, tones: tuple[str, str], columns: int = 1) -> Figure:
+    """Lay the bars out on a sheet that is just large enough.
+
+    Args:
+        panel: what is drawn.
+        tones: of a rise and of a fall.
+        columns: read from top to bottom and then from left to right; all are on one scale.
+    """
+    column = _column(panel.bars, NARROW if columns > 1 else ROOM)
+    width = 2 * MARGIN + columns * (column.width + GUTTER) - GUTTER
     heading = heading_of(panel.title, panel.subtitle, width)
     several = len(panel.terms) > 1
     legend = _legend_lines(panel.terms, width - 2 * MARGIN) if several else []
@@ -71,35 +91,49 @@ def draw_bars(panel: Panel, tones: tuple[str, str]) -> Figure:
     notes = note_lines(list(panel.notes), width)
     above = heading.height + len(legend) * line_height(SMALL) + (0.08 if legend else 0.0)
     below = (0.12 if facts else 0.0) + len(facts) * line_height(TEXT)
-    sheet = Sheet(width, 2 * MARGIN + above + len(panel.bars) * ROW + below + notes_height(notes))
+    rows = math.ceil(len(panel.bars) / columns) or 1
+    sheet = Sheet(width, 2 * MARGIN + above + rows * ROW + below + notes_height(notes))
     draw_heading(sheet, MARGIN, heading)
     _draw_legend(sheet, MARGIN + heading.height, legend, panel.terms)
     y = MARGIN + above
-    low = min((sum(min(0.0, term) for term in bar.terms) for bar in panel.bars), default=0.0)
-    high = max((sum(max(0.0, term) for term in bar.terms) for bar in panel.bars), default=0.0)
-    unit = ROOM / ((high - low) or 1.0)
-    zero = left - low * unit
-    sheet.box(zero - 0.004, y, 0.008, len(panel.bars) * ROW, LINE)
-    colours = list(panel.terms.values())
-    for bar in panel.bars:
-        top = y + (ROW - BAR) / 2
-        sheet.text(MARGIN + names, y + 0.04, shorten(bar.name, names, TEXT), ha="right")
-        sheet.text(left - 0.15, y + 0.05, shorten(bar.value, VALUES, SMALL), size=SMALL, color=QUIET, ha="right")
-        ends = [zero, zero]  # where the next segment of a fall and of a rise begins
-        for colour, term in zip(colours, bar.terms, strict=True):
-            length, rises = abs(term) * unit, term > 0
-            start = ends[rises] if rises else ends[rises] - length
-            tone = colour if several else tones[0 if rises else 1]
-            sheet.box(start, top, length, BAR, tone)
-            ends[rises] += length if rises else -length
-        sheet.text(left + ROOM + 0.1 + SCORES, y + 0.04, signed(bar.score), ha="right")
-        y += ROW
-    y += 0.12
+    colours = [*panel.terms.values()] if several else []
+    for first in range(0, len(panel.bars), rows):
+        x, members = MARGIN + first // rows * (column.width + GUTTER), panel.bars[first : first + rows]
+        sheet.box(x + column.left + column.zero - 0.004, y, 0.008, len(members) * ROW, LINE)
+        for number, bar in enumerate(members):
+            _draw_bar(sheet, x, y + number * ROW, bar, column, colours, tones)
+    y += rows * ROW + 0.12
     for line, tone in facts:
         sheet.text(MARGIN, y, line, color=tone)
         y += line_height(TEXT)
     draw_notes(sheet, notes)
     return sheet.figure
+
+
+def _column(bars: Sequence[Bar], room: float) -> _Column:
+    names = min(NAMES, max((text_width(bar.name, TEXT) for bar in bars), default=0.5))
+    values = min(VALUES, max((text_width(bar.value, SMALL) for bar in bars), default=0.0))
+    low = min((sum(min(0.0, term) for term in bar.terms) for bar in bars), default=0.0)
+    high = max((sum(max(0.0, term) for term in bar.terms) for bar in bars), default=0.0)
+    unit = room / ((high - low) or 1.0)
+    return _Column(names, names + (0.12 + values if values else 0.0) + 0.15, room, -low * unit, unit)
+
+
+def _draw_bar(
+    sheet: Sheet, x: float, y: float, bar: Bar, column: _Column, colours: Sequence[str], tones: tuple[str, str]
+) -> None:
+    """Draw one row: name, value, the terms as segments in these colours (without: by their signs), and the score."""
+    left, zero = x + column.left, x + column.left + column.zero
+    sheet.text(x + column.names, y + 0.04, shorten(bar.name, column.names, TEXT), ha="right")
+    sheet.text(left - 0.15, y + 0.05, shorten(bar.value, VALUES, SMALL), size=SMALL, color=QUIET, ha="right")
+    ends = [zero, zero]  # where the next segment of a fall and of a rise begins
+    for place, term in enumerate(bar.terms):
+        length, rises = abs(term) * column.unit, term > 0
+        start = ends[rises] if rises else ends[rises] - length
+        tone = colours[place] if colours else tones[0 if rises else 1]
+        sheet.box(start, y + (ROW - BAR) / 2, length, BAR, tone)
+        ends[rises] += length if rises else -length
+    sheet.text(left + column.room + 0.1 + SCORES, y + 0.04, signed(bar.score), ha="right")
 
 
 def palette(names: Sequence[str]) -> dict[str, str]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dualview.engine.batches import tensors_in
+from dualview.engine.batches import Inputs, tensors_in
 from dualview.features._attribution import FeatureAttribution
 from dualview.plotting.explained import check_length
 from dualview.plotting.heatmap import part_of
-from dualview.plotting.words import completeness_phrase, explained_title, number, output_phrase, signed
+from dualview.plotting.words import completeness_phrase, explained_title, feature_sentence, number, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +29,7 @@ def columns_figure(
     names: Sequence[str] | None,
     class_names: Sequence[str] | None,
     true_target: int | None,
+    notes: Sequence[str],
 ) -> Figure:
     """Draw one sample's scores as bars with the columns' names and values; see `features`."""
     from dualview.plotting.bars import Bar, Panel, draw_bars, palette
@@ -44,7 +45,7 @@ def columns_figure(
     bars = [
         Bar(
             f"column {place}" if names is None else str(names[place]),
-            "" if given is None else number(float(given[place])),
+            "" if given is None else _value(given[place]),
             tuple(float(part[place]) for part in terms.values()),
         )
         for place in shown
@@ -59,19 +60,25 @@ def columns_figure(
     tones = (AGAINST, FOR) if attribution.lower_is_better else (FOR, AGAINST)
     panel = Panel(
         explained_title(int(attribution.predicted[row]), target, true_target, class_names),
-        f"{attribution.method}, of the network’s {output_phrase(attribution, target, class_names)}. "
+        f"{feature_sentence(attribution, target, class_names)} "
         f"Test {row}; {'small numbers: the input’s values' if given is not None else 'columns by their place'}.",
         bars,
         palette(list(terms)),
         facts,
-        [],
+        notes,
     )
     with plain_style():
         return draw_bars(panel, tones)
 
 
+def _value(value: Tensor) -> str:
+    return number(float(value)) if value.is_floating_point() else str(int(value))
+
+
 def sums_sentence(attribution: FeatureAttribution, row: int, values: Tensor) -> str:
     """Say what one sample's scores, of all inputs or of the one that is drawn, add up to."""
+    if not bool(values.any()):
+        return "All scores are zero."
     if attribution.kind != "share":
         return f"{'Similarities' if attribution.kind == 'similarity' else 'Effects'} do not add up."
     total = signed(float(values.sum()))
@@ -98,9 +105,27 @@ def word(name: str) -> str:
 
 
 def input_of(attribution: FeatureAttribution, row: int, input: str | None) -> Tensor | None:
-    """Return one sample's input, without the batch axis, where it is at hand."""
-    if attribution.source is None or attribution.source.test is None or attribution.site is not None:
+    """Return the input of one sample that the scores belong to, without the batch axis, where it is at hand."""
+    given = inputs_of(attribution, row)
+    if given is None or attribution.site is not None:
         return None
-    parts = tensors_in(attribution.source.test_inputs([row]))
-    floats = {place: part for place, part in parts.items() if part.is_floating_point()}
-    return floats.get(input or "", next(iter(floats.values())))[0]
+    place = scored_place(attribution, given, input)
+    return None if place is None else tensors_in(given)[place][0]
+
+
+def inputs_of(attribution: FeatureAttribution, row: int) -> Inputs | None:
+    """Return one sample's inputs as a batch of one, where they are at hand."""
+    if attribution.source is None or attribution.source.test is None:
+        return None
+    return attribution.source.test_inputs([row])
+
+
+def scored_place(attribution: FeatureAttribution, given: Inputs, input: str | None) -> str | None:
+    """Return the place of the input that the scores belong to, None where that cannot be told."""
+    parts = tensors_in(given)
+    if input in parts:
+        return input
+    if attribution.players is not None and len(attribution.players.masks) == 1:
+        (place,) = attribution.players.masks  # a baseline may name token ids, and nothing but them
+        return place if place in parts else None
+    return next((place for place, part in parts.items() if part.is_floating_point()), None)

@@ -96,8 +96,8 @@ class _Group(NamedTuple):
         return self.side + ROOM_BELOW + captions_height(captions) + 0.14
 
 
-def draw_blocks(blocks: list[Block]) -> Figure:
-    """Lay the blocks below each other on a sheet that is just large enough."""
+def draw_blocks(blocks: list[Block], notes: Sequence[str] = ()) -> Figure:
+    """Lay the blocks below each other on a sheet that is just large enough, with these notes after their own."""
     columns = columns_for(max(max(len(block.shown.proponents), len(block.shown.opponents)) for block in blocks))
     side = tile_side([picture for block in blocks for picture in block.pictures])
     right = columns * (side + TILE_GAP) - TILE_GAP
@@ -106,16 +106,16 @@ def draw_blocks(blocks: list[Block]) -> Figure:
         (block, heading_of(block.title, block.subtitle, width), _groups(block, right, columns, side))
         for block in blocks
     ]
-    notes = note_lines(_notes(blocks), width)
+    lines = note_lines([*_notes(blocks), *notes], width)
     heights = [_block_height(heading, groups) for _, heading, groups in placed]
-    sheet = Sheet(width, 2 * MARGIN + sum(heights) + BETWEEN * (len(blocks) - 1) + notes_height(notes))
+    sheet = Sheet(width, 2 * MARGIN + sum(heights) + BETWEEN * (len(blocks) - 1) + notes_height(lines))
     y = MARGIN
     for parts, height in zip(placed, heights, strict=True):
         if parts is not placed[0]:
             rule(sheet, y - BETWEEN / 2)
         _draw_block(sheet, y, *parts)
         y += height + BETWEEN
-    draw_notes(sheet, notes)
+    draw_notes(sheet, lines)
     return sheet.figure
 
 
@@ -133,7 +133,7 @@ def tile_side(pictures: Sequence[Picture]) -> float:
 def heading_of(title: str, subtitle: str, width: float) -> Heading:
     """Break title and subtitle into lines for a figure of this width."""
     room = width - 2 * MARGIN
-    return Heading(wrap(title, room, TITLE, 2, "bold"), wrap(subtitle, room, TEXT, 3))
+    return Heading(wrap(title, room, TITLE, 2, "bold"), wrap(subtitle, room, TEXT, 5))
 
 
 def note_lines(notes: list[str], width: float) -> list[str]:

@@ -105,14 +105,14 @@ def draw_related(shown: Related) -> Figure:
     return sheet.figure
 
 
-def draw_featured(blocks: Sequence[Featured]) -> Figure:
-    """Lay out samples beside their maps, a block each, on a sheet that is just large enough."""
+def draw_featured(blocks: Sequence[Featured], others: Sequence[str]) -> Figure:
+    """Lay out samples beside their maps, a block each, on a sheet that is just large enough; `others` are notes."""
     panels = max(len(block.owns) for block in blocks)
     width = 2 * MARGIN + panels * (2 * TEST_SIDE + TILE_GAP) + (panels - 1) * GUTTER
     headings = [heading_of(block.title, block.subtitle, width) for block in blocks]
     heats = [own.heated for block in blocks for own in block.owns]
     scales = [own.scale for block in blocks for own in block.owns]
-    notes = note_lines(_notes(heats, scales), width)
+    notes = note_lines([*_notes(heats, scales), *others], width)
     heights = [heading.height + HEADED + OWN + _named(heats) for heading in headings]
     height = 2 * MARGIN + sum(heights) + BETWEEN * (len(blocks) - 1) + 0.1 + notes_height(notes)
     sheet, y = Sheet(width, height), MARGIN
@@ -160,7 +160,7 @@ def _own_words(shown: Related) -> list[str]:
 def _draw_own(sheet: Sheet, x: float, y: float, own: Own) -> None:
     """Draw a sample's own map with its scale."""
     draw_map(sheet, own.heated, x, y, TEST_SIDE, own.scale)
-    if own.heated.values is not None:
+    if own.heated.values is not None and own.heated.values.any():  # of zeros alone a scale would make up its ends
         below = y + TEST_SIDE + _named([own.heated]) + ROOM_BELOW
         draw_scale(sheet, x, below, TEST_SIDE, own.scale)
 

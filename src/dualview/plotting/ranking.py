@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from dualview._display import shows
 from dualview.data._ranking import Ranking
@@ -54,12 +54,15 @@ def ranking_figure(
         A figure that pyplot does not know: notebooks show it, `savefig` writes it.
 
     Raises:
+        TypeError: `k` or `columns` is no whole number.
         ValueError: `k` or `columns` is below 1, or there are not as many names as samples.
     """
     from dualview.plotting.ranking_layout import draw_ranking
     from dualview.plotting.style import plain_style
 
-    for name, value in (("k", k), ("columns", columns)):
+    for name, value, what in (("k", k, "samples to draw at most"), ("columns", columns, "tiles beside each other")):
+        if value is not None and not isinstance(value, SupportsIndex):
+            raise TypeError(f"`{name}` is {value!r}; expected a whole number, {what}")
         if value is not None and value < 1:
             raise ValueError(f"`{name}` is {value}; expected 1 or more")
     check_length("names", names, ranking.num_samples, "samples in the data set")

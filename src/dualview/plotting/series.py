@@ -11,7 +11,7 @@ from dualview.features._attribution import FeatureAttribution
 from dualview.plotting.columns import input_of, sums_sentence
 from dualview.plotting.explained import check_length
 from dualview.plotting.heatmap import AGAINST_TONE, FOR_TONE, Scale, part_of
-from dualview.plotting.words import explained_title, number, output_phrase
+from dualview.plotting.words import explained_title, feature_sentence, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +30,7 @@ def series_figure(
     names: Sequence[str] | None,
     class_names: Sequence[str] | None,
     true_target: int | None,
+    notes: Sequence[str],
 ) -> Figure:
     """Draw one sample's channels as lines, the score of each time step as the colour behind; see `features`."""
     from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_of, note_lines, notes_height
@@ -39,19 +40,22 @@ def series_figure(
     scores = _lines(part_of(attribution.values, input)[row].detach().cpu().double().numpy())
     check_length("names", names, len(scores), "channels")
     own_input = input_of(attribution, row, input)
+    if own_input is not None and own_input.shape[-1] != scores.shape[1]:
+        own_input = None  # a data set may pad a sample alone less than beside others
     given = None if own_input is None else _lines(own_input.detach().cpu().double().numpy())
     scale = Scale.of([scores], lower_is_better=attribution.lower_is_better)
     target = int(attribution.targets[row])
     width = MARGIN + NAMES + WIDTH + MARGIN
     title = explained_title(int(attribution.predicted[row]), target, true_target, class_names)
-    subtitle = f"{attribution.method}, of the network’s {output_phrase(attribution, target, class_names)}. Test {row}."
+    subtitle = f"{feature_sentence(attribution, target, class_names)} Test {row}."
     heading = heading_of(title, subtitle, width)
     sums = sums_sentence(attribution, row, part_of(attribution.values, input)[row])
-    notes = note_lines([sums, "Colour behind a line: the score of that time step; below: the scores as bars."], width)
+    colours = "Colour behind a line: the score of that time step; below: the scores as bars."
+    lines = note_lines([sums, colours, *notes], width)
     each = line_height(SMALL) + 0.02 + PANEL + 0.03 + BARS + GAP
     body = len(scores) * each + 0.25 + SCALE_HEIGHT
     with plain_style():
-        sheet = Sheet(width, 2 * MARGIN + heading.height + body + notes_height(notes))
+        sheet = Sheet(width, 2 * MARGIN + heading.height + body + notes_height(lines))
         draw_heading(sheet, MARGIN, heading)
         y = MARGIN + heading.height
         for channel, line in enumerate(scores):
@@ -64,9 +68,10 @@ def series_figure(
         for step in np.linspace(0, scores.shape[1] - 1, min(6, scores.shape[1])).round().astype(int):
             at = MARGIN + NAMES + WIDTH * (step + 0.5) / scores.shape[1]
             sheet.text(at, y - GAP + 0.04, str(step), size=SMALL, color=QUIET, ha="center")
-        sheet.text(MARGIN + NAMES, y, "score of a step", size=TEXT, color=QUIET)
-        draw_scale(sheet, MARGIN + NAMES + 1.4, y + 0.03, 2.6, scale)
-        draw_notes(sheet, notes)
+        if scores.any():  # of zeros alone a scale would make up its ends
+            sheet.text(MARGIN + NAMES, y, "score of a step", size=TEXT, color=QUIET)
+            draw_scale(sheet, MARGIN + NAMES + 1.4, y + 0.03, 2.6, scale)
+        draw_notes(sheet, lines)
     return sheet.figure
 
 

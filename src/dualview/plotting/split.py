@@ -11,7 +11,7 @@ from dualview.features._attribution import FeatureAttribution
 from dualview.plotting.columns import sums_sentence, terms_of
 from dualview.plotting.explained import NO_SOURCE, source_shown
 from dualview.plotting.heatmap import Heated, Scale, heat, part_of
-from dualview.plotting.words import explained_title, output_phrase, signed
+from dualview.plotting.words import explained_title, feature_sentence, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ def split_figure(
     display: Callable[[Any], Any] | None,
     class_names: Sequence[str] | None,
     true_targets: Sequence[int] | Tensor | None,
+    notes: Sequence[str],
 ) -> Figure:
     """Draw each sample beside its whole map and the maps of its terms; see `features`."""
     from dualview.plotting.layout import MARGIN, draw_heading, draw_notes, heading_of, note_lines, notes_height
@@ -41,17 +42,17 @@ def split_figure(
         row = row % len(attribution)
         target, true = int(attribution.targets[row]), None if true_targets is None else int(true_targets[row])
         title = explained_title(int(attribution.predicted[row]), target, true, class_names)
-        words = f"{attribution.method}, of the network’s {output_phrase(attribution, target, class_names)}. "
-        words += sums_sentence(attribution, row, values[row])
+        sums = sums_sentence(attribution, row, values[row])
+        words = f"{feature_sentence(attribution, target, class_names)} {sums}"
         picture = NO_SOURCE if source is None else source.test_picture(row)
         blocks.append((row, heading_of(title, words, width), picture))
-    notes = note_lines(["Maps of one sample share a scale. Grey beneath a map: the sample itself."], width)
+    lines = note_lines(["Maps of one sample share a scale. Grey beneath a map: the sample itself.", *notes], width)
     drawn = heat(values[0])
     above, named = line_height(TEXT) + 0.05, NAMED if drawn is not None and drawn.ndim == 1 else 0.0
     below = named + line_height(SMALL) + 0.12
     each = above + SIDE + below + SCALE_HEIGHT + 0.25
     with plain_style():
-        height = 2 * MARGIN + sum(heading.height + each for _, heading, _ in blocks) + notes_height(notes)
+        height = 2 * MARGIN + sum(heading.height + each for _, heading, _ in blocks) + notes_height(lines)
         sheet, y = Sheet(width, height), MARGIN
         for row, heading, picture in blocks:
             draw_heading(sheet, y, heading)
@@ -66,7 +67,8 @@ def split_figure(
                 draw_map(sheet, heated, x, y + above, SIDE, scale)
                 total = float(list(terms.values())[place - 1][row].sum())
                 sheet.text(x, y + above + SIDE + named + 0.05, f"sums to {signed(total)}", size=SMALL, color=QUIET)
-            draw_scale(sheet, MARGIN + SIDE + GAP, y + above + SIDE + below, SIDE * 2 + GAP, scale)
+            if any(part[row].any() for part in terms.values()):  # of zeros alone a scale would make up its ends
+                draw_scale(sheet, MARGIN + SIDE + GAP, y + above + SIDE + below, SIDE * 2 + GAP, scale)
             y += each
-        draw_notes(sheet, notes)
+        draw_notes(sheet, lines)
     return sheet.figure

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from dualview.data._attribution import DataAttribution
+from dualview.engine.outputs import Kind
 from dualview.features._attribution import FeatureAttribution
 
 MINUS = "\u2212"
@@ -40,6 +44,11 @@ def count(num: int, word: str) -> str:
     return f"{num} {word}" + ("" if num == 1 else "s")
 
 
+def grouped(num: int) -> str:
+    """Write a count with narrow spaces, where no line breaks, between thousands."""
+    return f"{num:,}".replace(",", "\u202f")
+
+
 def percent(share: float) -> str:
     """Write a share as a percentage with one decimal."""
     small = 0 < abs(share) < 5e-4
@@ -50,6 +59,11 @@ def signed_to(value: float, places: int) -> str:
     """Write a number with its sign and so many decimals, as in a column of sums."""
     rounded = round(value, places) + 0.0  # no negative zero
     return f"{rounded:{'+' if rounded else ''}.{places}f}".replace("-", MINUS)
+
+
+def summand(value: float, total: float) -> str:
+    """Write a part of a sum with the decimals that show the sum, so that the parts can be added up."""
+    return signed_to(value, decimals(total)) if 1e-4 <= abs(total) < 1e6 else signed(value)
 
 
 def class_word(column: int, class_names: Sequence[str] | None) -> str:
@@ -113,12 +127,79 @@ def score_sentence(attribution: DataAttribution, row: int, class_names: Sequence
     )
 
 
+def sides_of(attribution: DataAttribution, row: int) -> tuple[Tensor, Tensor]:
+    """Return the scores of all proponents and of all opponents of a row, as far as they were kept."""
+    scores = attribution.scores[row].double()
+    strength = -scores if attribution.lower_is_better else scores
+    return scores[strength > 0], scores[strength < 0]
+
+
+def carried_phrase(drawn: Sequence[float], scores: Tensor, kind: Kind, word: str = "") -> str:
+    """Say how many of one sign's scores are drawn, and how much of their sum these carry."""
+    if not drawn:
+        return "none: no score of that sign"
+    amount = f"{grouped(len(drawn))} of {grouped(len(scores))}{word and ' '}{word}"
+    if kind == "similarity":
+        return amount
+    return f"{amount}, which carry {percent(math.fsum(drawn) / float(scores.sum()))} of their sum"
+
+
+def carried_sentence(attribution: DataAttribution, row: int, drawn: Sequence[Sequence[float]]) -> str:
+    """Say how much of the sums of proponents and of opponents the drawn ones carry; "" where sums mean nothing.
+
+    Args:
+        attribution: the scores.
+        row: whose they are.
+        drawn: the scores of the drawn proponents, and those of the drawn opponents.
+    """
+    if attribution.kind == "similarity":
+        return ""
+    sides = sides_of(attribution, row)
+    total = float(attribution.bias[row]) + float(attribution.scores[row].double().sum())
+    partial = attribution.top_k is not None
+    said = []
+    for word, shown, scores in zip(("proponents", "opponents"), drawn, sides, strict=True):
+        if not shown:
+            said.append(f"no {word}")
+        elif partial:
+            said.append(f"{grouped(len(shown))} {word}, which sum to {signed(math.fsum(shown))}")
+        else:
+            of_all = carried_phrase(shown, scores, attribution.kind, word)
+            said.append(f"{of_all} of {summand(float(scores.sum()), total)}")
+    kept = f" Only the top {attribution.top_k} of each sign were kept: the sums of all are not known."
+    return f"Drawn: {'; '.join(said)}.{kept if partial else ''}"
+
+
+def feature_sentence(attribution: FeatureAttribution, target: int, class_names: Sequence[str] | None) -> str:
+    """Say which method's scores these are, from which baseline, and of which output."""
+    output, baseline = output_phrase(attribution, target, class_names), attribution.baseline
+    if baseline is None or baseline in attribution.method:  # a method prints the baseline that is not its default
+        return f"{attribution.method}, of the network’s {output}."
+    constant = re.fullmatch(r"Constant\((.*)\)", baseline)
+    return f"{attribution.method}, baseline {constant[1] if constant else baseline}, of the network’s {output}."
+
+
 def completeness_phrase(attribution: FeatureAttribution, row: int) -> str:
     """Say what the scores should add up to, where they should."""
     if attribution.change is None or attribution.completeness_error is None:
         return ""
     change, error = float(attribution.change[row]), float(attribution.completeness_error[row])
     return f", the output’s change from the baseline is {signed(change)} (error {signed(error, 2)})"
+
+
+def others_note(test: object, num_rows: int, *, several: bool) -> list[str]:
+    """Say that there are other test samples, where the user named none.
+
+    Args:
+        test: what the user named, or None.
+        num_rows: test samples of the result.
+        several: whether a figure can hold several.
+    """
+    if test is not None or num_rows < 2:
+        return []
+    amount = "both" if num_rows == 2 else "more"
+    more = f"test={[*range(min(3, num_rows))]} draws {amount}" if several else "test=1 draws another"
+    return [f"The first of {num_rows} test samples; {more}."]
 
 
 def side_phrases(attribution: Measured) -> tuple[str, str]:

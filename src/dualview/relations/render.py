@@ -136,6 +136,21 @@ def render(
             the network gives a sample other features now than were recorded.
         NotImplementedError: an operation has no rule; it is named with its module.
     """
+    return maps_of(relation, rule, test, train, unit=unit, k=k, batch_size=batch_size, stacklevel=3)
+
+
+def maps_of(
+    relation: Relation,
+    rule: LRP,
+    test: Picked,
+    train: Picked | None,
+    *,
+    unit: int | None = None,
+    k: int = 4,
+    batch_size: int | None = None,
+    stacklevel: int,
+) -> Maps:
+    """Do as `render` says; warnings point to the line `stacklevel` calls up, counted from here."""
     if not isinstance(relation, Relation):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"`relation` must be what `relate` returned; it is a {type(relation).__name__}")
     if not isinstance(rule, LRP):  # pyright: ignore[reportUnnecessaryIsInstance]  # users are not checked
@@ -149,7 +164,7 @@ def render(
     task = dataclasses.replace(relation.explainer.task, classes=None)  # targets are output columns already
     own = attributed(rule, rule.explain, task, source.test_inputs(rows), relation.targets[rows], batch_size)
     sides = {"on the test side": on_test, "on the training side": on_train, "of the network's own output": own}
-    warn_of({what: one.account for what, one in sides.items() if one.account is not None}, stacklevel=2)
+    warn_of({what: one.account for what, one in sides.items() if one.account is not None}, stacklevel=stacklevel)
     return Maps(
         test=_alone(on_test.inputs),
         train=_alone(on_train.inputs),

@@ -11,7 +11,7 @@ from dualview.data._ranking import Ranking
 from dualview.engine.site import Site
 from dualview.engine.tables import Table
 from dualview.engine.task import class_logits
-from dualview.plotting.words import class_word, number
+from dualview.plotting.words import class_word, grouped, number
 
 MAX_CLASSES = 30
 LOW_AGREEMENT = 0.9
@@ -68,11 +68,6 @@ def percent(part: int | float, whole: int | float = 1.0) -> str:
     return f"{100 * part / whole:.1f}\u202f%" if whole else "none"
 
 
-def count(value: int) -> str:
-    """Write a count with narrow spaces, where no line breaks, between thousands."""
-    return f"{value:,}".replace(",", "\u202f")
-
-
 def model_facts(explainer: Explainer, table: Table, num_errors: int) -> list[Fact]:
     """Say what was explained: the model, its readout, the data, and how often it errs there."""
     model, readout = explainer.task.model, explainer.task.readout
@@ -80,12 +75,12 @@ def model_facts(explainer: Explainer, table: Table, num_errors: int) -> list[Fac
     seen, whole = len(explainer.positions), len(explainer.table)
     right = len(table) - num_errors
     return [
-        Fact("Model", f"{type(model).__name__}, {count(parameters)} parameters"),
+        Fact("Model", f"{type(model).__name__}, {grouped(parameters)} parameters"),
         Fact("Readout", _readout(readout, explainer.table.width)),
         Fact("Classes", str(explainer.num_classes)),
-        Fact("Training samples", count(whole) + (f", of which the fit saw {count(seen)}" if seen < whole else "")),
-        Fact("Samples looked at", count(len(table))),
-        Fact("Network’s accuracy on them", f"{percent(right, len(table))} ({count(num_errors)} errors)"),
+        Fact("Training samples", grouped(whole) + (f", of which the fit saw {grouped(seen)}" if seen < whole else "")),
+        Fact("Samples looked at", grouped(len(table))),
+        Fact("Network’s accuracy on them", f"{percent(right, len(table))} ({grouped(num_errors)} errors)"),
         Fact("Method", repr(explainer.method)),
         Fact("Explained output", explainer.task.measured.replace("_", " ")),
     ]
@@ -93,8 +88,8 @@ def model_facts(explainer: Explainer, table: Table, num_errors: int) -> list[Fac
 
 def _readout(readout: Any, width: int) -> str:
     if isinstance(readout, Site):
-        return f"{readout.side} of {readout.module or 'the model'}, {count(width)} units"
-    return f"{readout}, {count(width)} units"
+        return f"{readout.side} of {readout.module or 'the model'}, {grouped(width)} units"
+    return f"{readout}, {grouped(width)} units"
 
 
 def certificate_facts(explainer: Explainer) -> list[Fact]:
@@ -115,10 +110,10 @@ def certificate_facts(explainer: Explainer) -> list[Fact]:
         meaning = "Weight of the training errors in the surrogate’s objective: larger values fit them harder."
         facts.append(Fact("C", f"{known['C']:.3g}", f"{meaning}{_chosen(explainer)}"))
     if "support_share" in known:
-        value = f"{percent(known['support_share'])} ({count(known['support'])} samples)"
+        value = f"{percent(known['support_share'])} ({grouped(known['support'])} samples)"
         meaning = "Share of the fitted samples that can have a score; every other one counts exactly zero."
         if "bound" in known:
-            meaning += f" {count(known['bound'])} of them stand at their bound C; all that miss their margin do."
+            meaning += f" {grouped(known['bound'])} of them stand at their bound C; all that miss their margin do."
         facts.append(Fact("Support", value, meaning))
     return facts
 
@@ -133,13 +128,13 @@ def _chosen(explainer: Explainer) -> str:
         return f" Chosen for a support share of {percent(curve.asked_support or 0)}; from {low} to {high} were seen."
     if "held_out" in explainer.fidelity:
         return " Chosen by the fidelity on the held\u2011out samples, which is a little too good for that reason."
-    return f" Chosen by the fidelity on {count(curve.num_held_out)} training samples, set aside for that."
+    return f" Chosen by the fidelity on {grouped(curve.num_held_out)} training samples, set aside for that."
 
 
 def fidelity_columns(explainer: Explainer) -> list[str]:
     """Name the sets of samples that fidelity was measured on."""
     words = {"train": "training", "held_out": "held\u2011out"}
-    return [f"{words.get(name, name)} ({count(int(held['rows']))})" for name, held in explainer.fidelity.items()]
+    return [f"{words.get(name, name)} ({grouped(int(held['rows']))})" for name, held in explainer.fidelity.items()]
 
 
 def fidelity_rows(explainer: Explainer) -> list[FidelityRow]:
@@ -169,7 +164,7 @@ def verdict(explainer: Explainer) -> str:
     low = held["agreement"] < LOW_AGREEMENT
     return (
         f"On {where}, the surrogate predicts the network’s class for {percent(held['agreement'])} of "
-        f"{count(int(held['rows']))} samples. Scores are exact for the surrogate; for the network they hold as far "
+        f"{grouped(int(held['rows']))} samples. Scores are exact for the surrogate; for the network they hold as far "
         f"as the two agree{': here that is not far' if low else ''}."
     )
 

@@ -18,9 +18,19 @@ from dualview.engine.tables import Table
 from dualview.engine.task import class_logits
 from dualview.features.lrp import LRP
 from dualview.plotting.explained import Explained, Neighbour, explained, value_limits
-from dualview.plotting.words import brief_phrase, class_word, decimals, number, side_phrases, signed, signed_to
+from dualview.plotting.words import (
+    brief_phrase,
+    carried_phrase,
+    class_word,
+    grouped,
+    number,
+    side_phrases,
+    sides_of,
+    signed,
+    summand,
+)
 from dualview.relations.render import Maps
-from dualview.report.facts import count, percent, predictions_of
+from dualview.report.facts import percent, predictions_of
 from dualview.report.images import Shown, shown
 from dualview.report.maps import PredictionMaps, prediction_maps, rendered
 
@@ -174,14 +184,11 @@ def _prediction(
 
 def _steps(attribution: DataAttribution, row: int) -> list[Step]:
     """Split the surrogate's output into bias, proponents and opponents, each drawn from where the last one ended."""
-    scores = attribution.scores[row].double()
-    up, down = scores.clamp(min=0).sum().item(), scores.clamp(max=0).sum().item()
-    raising, lowering = int((scores > 0).sum()), int((scores < 0).sum())
-    speaks = [(raising, "proponents", up, "for"), (lowering, "opponents", down, "against")]
-    if attribution.lower_is_better:
-        speaks = [(lowering, "proponents", down, "for"), (raising, "opponents", up, "against")]
     parts = [("bias", float(attribution.bias[row]), "plain")]
-    parts += [(f"{count(members)} {word}", value, tone) for members, word, value, tone in speaks]
+    for word, tone, scores in zip(
+        ("proponents", "opponents"), ("for", "against"), sides_of(attribution, row), strict=True
+    ):
+        parts.append((f"{grouped(len(scores))} {word}", float(scores.sum()), tone))
     ends = [0.0]
     for _, value, _ in parts:
         ends.append(ends[-1] + value)
@@ -189,11 +196,10 @@ def _steps(attribution: DataAttribution, row: int) -> list[Step]:
     parts.append(("together", ends[-1], "total"))
     low, high = min(ends), max(ends)
     scale = 100 / ((high - low) or 1.0)
-    plain = 1e-4 <= abs(ends[-1]) < 1e6
     return [
         Step(
             word,
-            signed_to(value, decimals(ends[-1])) if plain else signed(value),
+            summand(value, ends[-1]),
             tone,
             (min(span) - low) * scale,
             abs(span[1] - span[0]) * scale,
@@ -206,28 +212,19 @@ def _sides(
     attribution: DataAttribution, row: int, sample: Explained, network: Tensor, limits: tuple[float, float]
 ) -> list[Side]:
     largest = max((abs(member.score) for member in (*sample.proponents, *sample.opponents)), default=1.0)
-    scores = attribution.scores[row].double() * (-1.0 if attribution.lower_is_better else 1.0)
+    (raises, lowers), (proponents, opponents) = side_phrases(attribution), sides_of(attribution, row)
     sides = []
     for word, does, members, all_of_them, first in (
-        ("Proponents", side_phrases(attribution)[0], sample.proponents, scores[scores > 0], 0),
-        ("Opponents", side_phrases(attribution)[1], sample.opponents, scores[scores < 0], len(sample.proponents)),
+        ("Proponents", raises, sample.proponents, proponents, 0),
+        ("Opponents", lowers, sample.opponents, opponents, len(sample.proponents)),
     ):
         tiles = [
             _tile(place, member, network, attribution, largest, limits)
             for place, member in enumerate(members, start=first)
         ]
-        sides.append(Side(word, does, tiles, _carried(members, all_of_them, attribution.kind)))
+        carried = carried_phrase([member.score for member in members], all_of_them, attribution.kind)
+        sides.append(Side(word, does, tiles, carried))
     return sides
-
-
-def _carried(members: Sequence[Neighbour], scores: Tensor, kind: str) -> str:
-    """Say how many there are, and how much of their sum the shown ones carry."""
-    if not members:
-        return "none: no score of that sign"
-    if kind == "similarity":
-        return f"{len(members)} of {count(len(scores))}"
-    carried = percent(sum(abs(member.score) for member in members), float(scores.abs().sum()))
-    return f"{len(members)} of {count(len(scores))}, which carry {carried} of their sum"
 
 
 def _tile(

@@ -25,7 +25,7 @@ from dualview.plotting.explained import Explained, Neighbour
 from dualview.plotting.heatmap import NUM_STRONGEST, Heated, Scale, heat, strongest_of
 from dualview.plotting.words import decimals, signed, signed_to
 from dualview.relations.relation import relate
-from dualview.relations.render import Features, Maps, render
+from dualview.relations.render import Features, Maps, maps_of
 from dualview.report.facts import percent
 from dualview.report.images import Shown, data_uri, shown, shown_map
 
@@ -34,6 +34,7 @@ EVEN = 1e-5  # of the largest relevance: far above the rounding of sums that sho
 SIDE, WORDS = 192, 400  # pixels, characters
 WORTH_SAYING = 1e-3  # of a score: when operations absorbed less on the way, nothing is said
 STEPS = 63  # of the scale's picture
+WRITER = 5  # calls from `maps_of` up to the user's line: rendered, gallery.predictions, write_report and it
 
 RuleChoice = LRP | None | Literal["auto"]
 
@@ -154,7 +155,7 @@ def rendered(explainer: Explainer, samples: Samples, shown: Sequence[Explained],
     if not pairs:
         return {}
     test, train = zip(*pairs, strict=True)
-    maps = render(relate(explainer, samples), rule, test=test, train=train)
+    maps = maps_of(relate(explainer, samples), rule, test, train, stacklevel=WRITER)
     return {row: maps.of_test(row) for row in maps.test_rows}
 
 

@@ -144,7 +144,11 @@ def trace(model: nn.Module, inputs: Inputs, composite: Composite, *, sites: Iter
     _check_real({f"inputs {name!r}" if name else "inputs": x for name, x in given.items()} | weights)
     floats = [x for x in given.values() if x.is_floating_point()]
     if not floats:
-        raise TypeError("relevance needs at least one floating-point input; start at a later site's activation instead")
+        raise TypeError(
+            "relevance needs at least one floating-point input, and token ids are none. What works, with the names in "
+            "your inputs and model: IntegratedGradients({'input_ids': 0}, site='bert.embeddings.word_embeddings'), or "
+            "Occlusion(baseline={'input_ids': 0})"
+        )
     with untouched(model), torch.enable_grad():
         tape = Tape(composite, num_rows(inputs), floats[0].to(device))
         ends: dict[int, Passed] = {}
