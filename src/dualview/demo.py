@@ -90,7 +90,7 @@ def demo(folder: Path, *, C: float = 1e-3, epochs: int = 8) -> Path:
 def _draw_errors(explainer: Explainer, test: Planted, folder: Path) -> None:
     """Draw the two worst errors with their neighbours, and where the scores of the worst lie on both samples."""
     worst, data = explainer.errors().index[:2], test.pairs
-    attribution = explainer.explain(test.inputs[worst], top=TOP)
+    attribution = explainer.explain(test.inputs[worst])
     source = explainer.source_of(as_samples(data, name="test"))
     attribution = dataclasses.replace(attribution, test_index=worst, source=source)  # named by their positions there
     plot(attribution, test=[0, 1], true_targets=test.labels[worst]).savefig(folder / "neighbours.png")
