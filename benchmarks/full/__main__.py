@@ -1,7 +1,7 @@
 """Every data method by every metric on every built-in task and variant, with its cost: `make bench-full`.
 
 Two runs of `dualview evaluate`, put on one page: all tasks by all metrics that train no network for each method, and
-two small tasks by those that do (stability, brittleness, coreset selection, data pruning). Each method has its
+small ones by those that do (stability, brittleness, coreset selection, data pruning). Each method has its
 defaults; nothing is tuned on the truth, and nothing at all on `confirmation` (`make bench-damping` chose dampings, on
 subsets of its own). A method whose scores for a task took longer than 90 s was stopped, and not tried on the task's
 other variants. Scores are those for the predicted class, and of the linear datamodelling score (`lds`) for the label.
