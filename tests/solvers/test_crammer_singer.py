@@ -72,7 +72,7 @@ def test_optimum_agrees_with_a_generic_solver(C, num_classes, primal, assert_cer
     solution = crammer_singer(features, labels, C=C, gap=1e-10)
     assert_certified(solution, features, labels, C)
     assert solution.primal == pytest.approx(theirs, rel=1e-6)
-    assert solution.dual <= theirs
+    assert solution.dual <= theirs * (1 + 1e-14)  # the primal rounds, in another order on another processor
     # Strong convexity: |W - W*| ≤ sqrt(2 (P - P*)) for either, and D ≤ P*.
     distance = np.linalg.norm(solution.weights.numpy() - other)
     assert distance <= sum(math.sqrt(2 * max(P - solution.dual, 1e-14)) for P in (solution.primal, theirs))
