@@ -188,6 +188,14 @@ def test_the_figure_is_of_the_sample_that_was_asked_for(capsys, toy, monkeypatch
     assert shown.tolist() == sys.modules["toy"].inputs[8].double().tolist()
 
 
+def test_where_nothing_can_be_written_nothing_is_computed(capsys, toy):
+    fit_toy(capsys)
+    audit = ["audit", "toy.py:task", "--store", "store", "--csv", "first.csv"]
+    assert "there is no folder missing" in refused(capsys, *audit, "--figure", "missing/suspects.png")
+    assert "written as .png, .pdf or .svg; suspects.xyz" in refused(capsys, *audit, "--figure", "suspects.xyz")
+    assert not Path("first.csv").exists()
+
+
 def test_audit_draws_what_it_prints(capsys, toy, monkeypatch):
     drawn, plot = [], dv.plot
 

@@ -1,10 +1,12 @@
 """What suspects and errors say of themselves, and which samples their positions lead to."""
 
 import dataclasses
+import pickle
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import dualview as dv
 from dualview.engine.source import Source
@@ -64,6 +66,26 @@ def test_errors_on_held_out_data_lead_to_them(wide):
     assert errors.rows() == fitted(wide).errors(wide[2]).rows() and len(errors)
     for position in errors.index.tolist():
         assert values(errors.source, errors.of, position) == wide[2][0][position].double().tolist()
+
+
+def test_errors_among_training_samples_have_their_names(wide):
+    names = [f"sample-{position}" for position in range(40)]
+    errors = fitted(wide, names=names).errors()
+    assert errors.names == [names[position] for position in errors.index.tolist()] and len(errors)
+    assert fitted(wide, names=names).errors(wide[2]).names is None
+
+
+def test_a_pickled_explainer_leaves_held_out_samples_behind(wide):
+    class Unpicklable(TensorDataset):
+        def __init__(self, *tensors: Tensor) -> None:
+            super().__init__(*tensors)
+            self.function = lambda: None
+
+    explainer = fitted(wide, held_out=Unpicklable(*wide[2]))
+    again = pickle.loads(pickle.dumps(explainer))
+    errors = again.errors()
+    assert errors.rows() == explainer.errors().rows()
+    assert errors.source is not None and errors.source.test is None
 
 
 def test_an_opened_fit_leads_to_what_it_is_given(wide, tmp_path):

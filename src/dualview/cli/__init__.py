@@ -14,6 +14,7 @@ import typer
 import dualview as dv
 from dualview.cli.evaluate import EXAMPLES, evaluate
 from dualview.cli.faults import line_of, place_of
+from dualview.cli.places import check_places
 from dualview.cli.references import TaskRef, load, task_at
 from dualview.cli.tables import print_rows
 from dualview.data._explainer import Explainer
@@ -160,6 +161,7 @@ def explain(
     method: MethodOption = None,
 ) -> None:
     """Name the training samples that speak for and against a prediction."""
+    check_places([csv], [figure])
     explainer = _open(store, task, train, transform, method)
     samples = as_samples(load(data), name="data")
     positions = index or explainer.errors(samples).index[:1].tolist() or [0]
@@ -215,6 +217,7 @@ def audit(
     """List the training samples most likely to be wrongly labelled, and check by retraining."""
     if verify is not None and test is None:
         raise ValueError("--verify compares retrained models on labelled data: give --test MODULE:DATASET")
+    check_places([csv], [figure])
     recipe = None if verify is None else load(verify, call=False)
     if recipe is not None:
         check_train(recipe)

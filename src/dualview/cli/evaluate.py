@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import dualview as dv
+from dualview.cli.places import check_places
 from dualview.cli.references import load, task_at
 from dualview.cli.tables import print_rows
 from dualview.engine.runs import check_train
@@ -69,7 +70,7 @@ def evaluate(
 ) -> None:
     """Judge methods by metrics: on built-in tasks with planted flaws, or on your own."""
     named = chosen(metrics)
-    _check_places([csv, markdown, figure, ranks], [figure, ranks])
+    check_places([csv, markdown], [figure, ranks])
     if task is None and (data is not None or test is not None or train is not None):
         raise ValueError("--data, --test and --train are of a task of your own: give MODULE:TASK first")
     bank = {"num_subsets": subsets, "num_seeds": seeds}
@@ -111,16 +112,6 @@ def evaluate(
 def _passes(judgement: Judgement, name: str, way: int) -> int:
     """Add up the samples that one contender sent through networks, forward (0) or backward (1)."""
     return sum(one.fit_passes[way] + one.explain_passes[way] for one in judgement.costs if one.contender == name)
-
-
-def _check_places(files: list[Path | None], figures: list[Path | None]) -> None:
-    """Refuse what could not be written before anything is measured."""
-    for path in filter(None, files):
-        if not path.parent.is_dir():
-            raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
-    for path in filter(None, figures):
-        if path.suffix not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"figures are written as .png, .pdf or .svg; {path} ends otherwise")
 
 
 def _source(name: str) -> Source:

@@ -146,7 +146,8 @@ def open(
         transform: of `train`, as for `fit`: the evaluation transform, in place of the data set's own
             augmenting one.
         method: which fit, where the store holds several: the method itself, the name listed, or settings
-            that only one has, as "DualView(C=0.01)"; a C that was found counts as it is listed.
+            that only one has, as "DualView(C=0.01)"; a C that was found counts as it is listed. A text that
+            with the defaults for all else describes one fit means that one.
 
     Raises:
         StoreMismatch: the store holds another model's features, or `train` is another data set.
@@ -228,7 +229,7 @@ def _held_out(
         return shuffled[number:].sort().values, HeldOut(table, shuffled[:number].sort().values)
     rest = dataclasses.replace(recorder, samples=held_out, name="held_out", spec=None)
     recorded = rest.table(progress=progress)
-    recorded.replay = Replay(recorder.task, held_out, recorder.num_classes, recorder.batch_size)
+    recorded.shown = held_out
     return everything, HeldOut(recorded)
 
 

@@ -61,7 +61,7 @@ def errors(explainer: Explainer, data: Any) -> Ranking:
         where = ""
     elif not of_train:
         where = " on the held-out data"
-        given = None if table.replay is None else table.replay.samples
+        given = table.shown
     elif len(explainer.positions) < len(table):
         where = " on the held-out share of the training set"
         wrong[explainer.positions] = False
@@ -69,8 +69,10 @@ def errors(explainer: Explainer, data: Any) -> Ranking:
         where = " on the training set"
     wrong = wrong.nonzero().squeeze(1)
     rank = wrong[columns["loss"][wrong].argsort(descending=True, stable=True)]
+    names = explainer.names if of_train else None
     return Ranking(
         rank, {name: column[rank] for name, column in columns.items()}, "loss", len(table),
+        None if names is None else [names[int(position)] for position in rank],
         what=f"Wrong predictions{where}", of="train" if of_train else "data", class_names=explainer.task.class_names,
         source=Source(explainer.task, given, explainer.samples, explainer.thumbnails),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 from dualview.ops.layout import Layout, plain
 
 if TYPE_CHECKING:
+    from dualview.engine.datasets import Samples
     from dualview.engine.replay import Batch, Replay
 
 
@@ -43,6 +44,9 @@ class Table:
         parts: consecutive blocks of rows; their `index` must count 0, 1, 2, ... without a hole.
         layout: what the numbers of a row are; one part without a name where it is not given.
         replay: the samples themselves, where they are at hand.
+
+    Attributes:
+        shown: the samples, for pictures alone; a pickled table leaves them out.
     """
 
     def __init__(self, parts: Sequence[Rows], layout: Layout = (), replay: Replay | None = None) -> None:
@@ -52,12 +56,16 @@ class Table:
         self.parts = tuple(parts)
         self.layout = layout or (plain("", parts[0].values.shape[1]),)
         self.replay = replay
+        self.shown: Samples | None = None
         self._starts = [0]
         for part, length in zip(parts, lengths, strict=True):
             first = self._starts[-1]
             if length == 0 or not torch.equal(part.index, torch.arange(first, first + length)):
                 raise ValueError(f"rows of a table must count on from {first}; a part holds other positions")
             self._starts.append(first + length)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"shown": None}
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -83,7 +83,7 @@ def removal_effect(
         ValueError: there are no seeds.
     """
     check_train(train)
-    if not seeds:
+    if not len(seeds):
         raise ValueError("`seeds` are none; expected at least one")
     samples = as_samples(test, name="test")
     accuracy: dict[str, list[float]] = {arm: [] for arm in ARMS}
