@@ -3,11 +3,10 @@
 Linear datamodelling score of each method that inverts a curvature, over its damping: rank correlation of summed scores
 with the margins of networks retrained on half subsets, mean over test samples. The subsets are drawn for this table
 alone, 60 × 2 seeds: no table that judges methods uses them, so that defaults that were chosen here are not chosen on
-what they are judged by. λ is `damping` × the mean diagonal of the matrix that is inverted (ForwardInfluence: of the training
-samples' kernel, so many samples' worth). **Bold**: the method's default; then the mean over tasks, and the seconds of
-fit and explanation, summed over tasks, one thread. Intervals stand in `damping.csv`. Influence by conjugate gradients
-and Arnoldi are left out of `digits-cnn`, where each value takes minutes.
-"""
+what they are judged by. λ is `damping` × the mean diagonal of the matrix that is inverted (ForwardInfluence: of the
+training samples' kernel, so many samples' worth). **Bold**: the method's default; then the mean over tasks, and the
+seconds of fit and explanation, summed over tasks, one thread. Intervals stand in `damping.csv`. Influence by conjugate
+gradients and Arnoldi are left out of `digits-cnn`, where each value takes minutes. """
 
 import argparse
 import csv
