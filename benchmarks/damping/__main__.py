@@ -6,7 +6,8 @@ alone, 60 × 2 seeds: no table that judges methods uses them, so that defaults t
 what they are judged by. λ is `damping` × the mean diagonal of the matrix that is inverted (ForwardInfluence: of the
 training samples' kernel, so many samples' worth). **Bold**: the method's default; then the mean over tasks, and the
 seconds of fit and explanation, summed over tasks, one thread. Intervals stand in `damping.csv`. Influence by conjugate
-gradients and Arnoldi are left out of `digits-cnn`, where each value takes minutes. """
+gradients and Arnoldi are left out of `digits-cnn`, where each value takes minutes.
+"""
 
 import argparse
 import csv

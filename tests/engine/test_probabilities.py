@@ -32,7 +32,7 @@ def test_a_softmax_is_named(columns: int):
 
 
 def test_a_sigmoid_is_named():
-    (message,) = said(draws(20, 1).sigmoid())
+    (message,) = said((4 * draws(20, 1)).sigmoid())
     assert "leave the sigmoid out" in message and 'problem="regression"' in message
 
 
@@ -43,7 +43,14 @@ LOGITS = {
     "several in 0 to 1": draws(50, 3).sigmoid(),
     "one row otherwise": torch.cat([draws(49, 3).softmax(1), torch.tensor([[0.5, 0.5, 0.1]])]),
     "few": draws(19, 3).softmax(1),
-    "few of one": draws(19, 1).sigmoid(),
+    "few of one": (4 * draws(19, 1)).sigmoid(),
+    "rows of 1.01": 1.01 * draws(50, 3).softmax(1),
+    "rows of 0.99": 0.99 * draws(50, 3).softmax(1),
+    "one logit in 0 to 1": 0.01 * draws(50, 1) + 0.5,
+    "one logit near 0 only": torch.linspace(0.01, 0.89, 50)[:, None],
+    "one logit near 1 only": torch.linspace(0.11, 0.99, 50)[:, None],
+    "one logit beyond 1": torch.linspace(0, 1.01, 50)[:, None],
+    "one logit below 0": torch.linspace(-0.01, 1, 50)[:, None],
     "one logit": draws(50, 1),
     "one positive logit": draws(50, 1).abs() + 0.1,
     "all equal": torch.full((50, 1), 0.5),
@@ -55,9 +62,15 @@ def test_logits_are_passed(kind: str):
     assert said(LOGITS[kind]) == []
 
 
+def test_one_column_must_come_near_both_ends():
+    """In which of the parts it does so is one."""
+    rows = torch.linspace(0.09, 0.91, 50)[:, None]
+    assert len(said(rows)) == len(said(rows.flip(0))) == 1
+
+
 def test_numbers_to_be_met_may_lie_anywhere():
     for problem in ("regression", "multi-label"):
-        assert said(draws(50, 1).sigmoid(), Task(TASK.model, problem=problem)) == []
+        assert said((4 * draws(50, 1)).sigmoid(), Task(TASK.model, problem=problem)) == []
         assert said(draws(50, 3).softmax(1), Task(TASK.model, problem=problem)) == []
 
 

@@ -156,6 +156,17 @@ def test_a_layer_that_runs_at_every_token_is_named_with_the_way_out(readout):
     refused(sums, "wrap the model so that it returns", inputs=tokens)  # no position is picked
 
 
+def test_a_position_is_picked_only_where_it_is_so_for_every_sample():
+    def first_of_one(self, x):
+        made = self.score(x)
+        return torch.cat([made[:1, 0], made[1:].sum(1)])
+
+    tokens = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(2))
+    network = Made(first_of_one, score=nn.Linear(3, 2))
+    refused(network, "no Linear layer makes the model's output", inputs=tokens)
+    refused(network, "readout='score' does not make the model's output", inputs=tokens, readout="score")
+
+
 def test_a_sum_of_heads_is_refused():
     model = Made(lambda m, x: m.a(x) + m.b(x), a=nn.Linear(5, 3), b=nn.Linear(5, 3))
     refused(model, "no Linear layer makes", "a sum of heads", "'a' (5 → 3)", "'b' (5 → 3)")

@@ -1,6 +1,7 @@
 """What the loop of all feature methods says of targets, of names, and of inputs that are no batch."""
 
 import warnings
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,77 @@ def test_other_errors_stay_as_they_are(model: nn.Module, images: Tensor):
         dv.Gradient().attribute(model, images, 3)
 
 
+class Watched(nn.Module):
+    """A network that writes down the shapes that it sees."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.shapes = model, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shapes.append(tuple(x.shape))
+        return self.model(x)
+
+
+class Failing(nn.Module):
+    """A network with an error of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error, self.weight = error, nn.Parameter(torch.ones(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+MANY = torch.zeros(5000, 4)
+
+
+@pytest.mark.parametrize("method", [dv.IntegratedGradients(0), dv.LRP("epsilon"), dv.Gradient()], ids=repr)
+def test_a_wrong_label_runs_no_other_pass(method: FeatureMethod):
+    model = Watched(nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="label 7 .* is no output column"):
+        method.attribute(model, MANY, 7, batch_size=32)
+    assert model.shapes and set(model.shapes) == {(32, 4)}
+
+
+@pytest.mark.parametrize("error", [TypeError("its own"), IndexError("its own"), RuntimeError("its own")], ids=repr)
+@pytest.mark.parametrize("rows", [40, 5000])
+def test_a_models_own_error_stays_as_it_is_and_one_row_is_tried_at_most(error: Exception, rows: int):
+    model = Watched(Failing(error))
+    with pytest.raises(type(error)) as caught:
+        dv.Gradient().attribute(model, MANY[:rows], batch_size=32)
+    assert caught.value is error
+    tried = [] if rows > 4096 else [(1, 4), (1, 40, 4)]  # more rows than that are no single sample
+    assert model.shapes == [(32, 4), *tried]
+
+
+def test_no_memory_is_not_tried_again():
+    error = torch.OutOfMemoryError("no memory")
+    model = Watched(Failing(error))
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        dv.Gradient().attribute(model, MANY[:40], batch_size=32)
+    assert caught.value is error and model.shapes == [(32, 4)]
+
+
+def test_an_error_in_a_later_batch_is_not_tried_again():
+    class Full(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.ndim == 2 and len(x) != 32:
+                raise RuntimeError("a batch is not full")
+            return x.reshape(len(x), -1)[:, :4]
+
+    model = Watched(Full())
+    with pytest.raises(RuntimeError, match="^a batch is not full$"):
+        dv.Gradient().attribute(model, MANY[:40], batch_size=32)
+    assert {shape[0] for shape in model.shapes} == {32, 8}
+
+
+def test_a_long_row_is_one_sample():
+    with pytest.raises(ValueError, match=r"of shape \(5000,\) .*give inputs\[None\]$"):
+        dv.Gradient().attribute(nn.Linear(5000, 3), MANY[:, 0])
+
+
 def test_targets_may_be_class_names(model: nn.Module, images: Tensor):
     task = dv.Task(model, class_names=["cat", "dog", "cow"])
     found = dv.Gradient().attribute(task, images[:3], ["cow", "cat", "dog"], batch_size=2)
@@ -78,6 +150,39 @@ def test_a_model_that_ends_in_softmax_is_warned_of_once(method: FeatureMethod, i
         method.attribute(net[:2], images)
     (found,) = [one for one in caught if issubclass(one.category, ProbabilityWarning)]
     assert "leave the softmax out" in str(found.message)
+
+
+def test_one_sigmoid_column_is_not_warned_of(images: Tensor):
+    """So few samples as are explained may lie in [0, 1] by chance."""
+    net = nn.Sequential(nn.Flatten(), Steep(), nn.Sigmoid())
+    outputs = net(images)
+    assert outputs.min() < 0.1 and outputs.max() > 0.9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProbabilityWarning)
+        dv.Gradient().attribute(net, images)
+
+
+class Steep(nn.Module):
+    """One column, far below and far above 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 100 * (x.mean(1, keepdim=True) - 0.5)
+
+
+def test_no_raw_output_is_kept(images: Tensor):
+    """Of a wide model all of them would be more than the scores."""
+    kept: list[weakref.ref] = []
+
+    class Kept(dv.Gradient):
+        def explain(self, measured):
+            found = super().explain(measured)
+            kept.append(weakref.ref(measured.raw))
+            assert sum(raw() is not None for raw in kept) <= 2  # this batch's, and the last one's until it is replaced
+            return found
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    assert Kept().attribute(net, images, batch_size=5).values.shape == images.shape
+    assert len(kept) == 6 and all(raw() is None for raw in kept)
 
 
 class Embedded(nn.Module):

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from dualview.engine.batches import (
     take_rows,
     tensors_in,
 )
+from dualview.engine.stacking import collate_samples
 from dualview.errors import AugmentationWarning
 
 log = logging.getLogger("dualview")
@@ -64,9 +66,9 @@ class Samples:
             yield from ((chunk, [tensor[chunk] for tensor in self.dataset.tensors]) for chunk in chunks)
             return
         loader = DataLoader(
-            _Indexed(self.dataset),
+            _Numbered(self.dataset),
             batch_sampler=chunks,
-            collate_fn=self.collate,
+            collate_fn=partial(_collated, self.collate),
             num_workers=self.num_workers if len(chunks) > 1 else 0,
             generator=torch.Generator(),
         )
@@ -78,11 +80,17 @@ class Samples:
 
     def batch(self, positions: Sequence[int]) -> Any:
         """Read a few samples as one batch, in this process."""
-        return self.collate([self.dataset[int(position)] for position in positions])
+        return _collated(self.collate, [(int(position), self.dataset[int(position)]) for position in positions])
 
 
-class _Indexed(Dataset):
-    """Any indexable object as a data set, so that a loader takes it."""
+def _collated(collate: Callable[[list], Any], numbered: list[tuple[int, Any]]) -> Any:
+    """Make a batch of samples, each with its position, which is for errors only."""
+    positions, samples = zip(*numbered, strict=True)
+    return collate_samples(list(samples), positions) if collate is collate_samples else collate(list(samples))
+
+
+class _Numbered(Dataset):
+    """Any indexable object as a data set of (position, sample), so that a loader takes it."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -90,8 +98,8 @@ class _Indexed(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, position: int) -> Any:
-        return self.dataset[position]
+    def __getitem__(self, position: int) -> tuple[int, Any]:
+        return position, self.dataset[position]
 
 
 class _Transformed(Dataset):
@@ -187,40 +195,6 @@ def input_batches(
         raise ValueError("`inputs` hold no samples")
     size = batch_size or batch_size_for(given, max_bytes)
     return total, (take_rows(given, start, start + size) for start in range(0, total, size))
-
-
-def collate_samples(samples: list) -> Any:
-    """Collate samples as torch does, and dataclass instances field by field.
-
-    Raises:
-        ValueError: the samples are of different sizes.
-    """
-    first = samples[0]
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        columns = _stacked([named_fields(sample) for sample in samples])
-        batch = copy.copy(first)  # not made anew: its __init__ may check that it holds one sample
-        for key, column in columns.items():
-            object.__setattr__(batch, key, column)
-        return batch
-    return _stacked(samples)
-
-
-def _stacked(samples: list) -> Any:
-    try:
-        return default_collate(samples)
-    except TypeError as error:
-        found = str(error).rpartition("found ")[2]
-        raise TypeError(
-            f"samples that hold {found} make no batch: give transform= of dualview.fit, a function that makes a tensor "
-            "of such an input (torchvision.transforms.ToTensor(), say), or a DataLoader with your collate_fn"
-        ) from error
-    except RuntimeError as error:
-        if "size" not in str(error):  # such as no memory, or several devices
-            raise
-        raise ValueError(
-            "samples of different sizes cannot be stacked into a batch: give a DataLoader with your collate_fn (its "
-            "order and batch size are not used)"
-        ) from error
 
 
 def warn_if_augmented(samples: Samples, *, name: str = "train") -> None:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from dualview._display import brief
 from dualview._version import __version__
-from dualview.engine.batches import as_inputs, batch_size_for, map_tensors, num_rows, tensors_in
+from dualview.engine.batches import as_inputs, batch_size_for, map_tensors, num_rows, take_rows, tensors_in
 from dualview.engine.datasets import input_batches, is_data_set
 from dualview.engine.isolation import untouched
 from dualview.engine.measured import Measured, Parts, one_each
 from dualview.engine.outputs import Kind
 from dualview.engine.players import Players
-from dualview.engine.probabilities import warn_if_probabilities
+from dualview.engine.probabilities import Signs
 from dualview.engine.propagation.account import Account, joined_account
 from dualview.engine.site import Site
 from dualview.engine.source import Source
@@ -31,6 +31,7 @@ from dualview.features._attribution import FeatureAttribution
 
 BATCH_BYTES = 2 * 2**20  # of inputs: a pass keeps every activation of its rows
 INCOMPLETE = 0.05  # of what should be shared: a larger error is warned of
+LONGEST = 4096  # rows of what may be one sample, where it has more axes; a longer one is not tried as such
 DISCARDED = "discarded change"  # the check that says what a method leaves out on purpose
 
 
@@ -64,11 +65,11 @@ Explain = Callable[[Measured], Explained]
 
 
 class _Columns(NamedTuple):
-    """Output columns of a batch's samples and its raw outputs: what is kept of it, so that its inputs are not."""
+    """Output columns of a batch's samples, and how many there are: what is kept of it."""
 
     explained: Tensor
     predicted: Tensor
-    raw: Tensor
+    number: int
 
 
 class Instead(Exception):
@@ -160,38 +161,29 @@ def attributed(
     outputs = task.output if isinstance(task.output, tuple) else (task.output,)
     tasks = [dataclasses.replace(task, output=output) for output in outputs]
     try:
-        found, seen = _explained(explain, task, tasks, inputs, targets, batch_size, differentiable, method)
+        found, seen, signs = _explained(explain, task, tasks, inputs, targets, batch_size, differentiable, method)
     except Instead as other:
-        found, seen = _explained(other.explain, task, tasks, inputs, targets, batch_size, differentiable, method)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        if _is_single(task, inputs):
-            shapes = " and ".join(str(tuple(part.shape)) for part in tensors_in(as_inputs(inputs)).values())
-            raise ValueError(
-                f"the model does not take `inputs` of shape {shapes} ({error}), but does with one more axis before it: "
-                "for a single sample give inputs[None]"
-            ) from error
-        raise
-    if stacklevel is not None and seen[0].raw.shape[1] > 1:  # one logit may lie in [0, 1] for so few samples
-        warn_if_probabilities(task, (one.raw for one in seen), stacklevel=stacklevel + 1)
+        found, seen, signs = _explained(other.explain, task, tasks, inputs, targets, batch_size, differentiable, method)
+    if stacklevel is not None:
+        signs.warn(stacklevel=stacklevel + 1)
     results = [_result(method, single, inputs, parts, seen) for single, parts in zip(tasks, found, strict=True)]
     return _stacked(results, Source.of(task, inputs)) if isinstance(task.output, tuple) else results[0]
 
 
 def _is_single(task: Task, inputs: Any) -> bool:
-    """Tell whether the model takes these inputs as one sample, and not as a batch; it is tried."""
+    """Tell whether the model takes these inputs as one sample, and not as a batch; a row, and one sample, are tried."""
     given = as_inputs(inputs)
-    if is_data_set(inputs) or not tensors_in(given):
+    if is_data_set(inputs) or any(part.ndim > 1 and len(part) > LONGEST for part in tensors_in(given).values()):
         return False
 
     def runs(batch: Any) -> bool:
         try:
             task.forward(batch)
-        except (RuntimeError, ValueError, IndexError, TypeError):
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, KeyError):
             return False
         return True
 
-    with untouched(task.model):
-        return not runs(given) and runs(map_tensors(lambda part: part[None], given))
+    return not runs(take_rows(given, 0, 1)) and runs(map_tensors(lambda part: part[None], given))
 
 
 def _explained(
@@ -203,17 +195,36 @@ def _explained(
     batch_size: int | None,
     differentiable: bool,
     method: FeatureMethod,
-) -> tuple[list[list[Explained]], list[_Columns]]:
-    """Return what was found of each output's task in each batch, and the columns that were explained."""
+) -> tuple[list[list[Explained]], list[_Columns], Signs]:
+    """Return what was found of each output's task in each batch, the columns that were explained, and their signs."""
     found: list[list[Explained]] = [[] for _ in tasks]
     seen: list[_Columns] = []
+    signs = Signs(task)
     with untouched(task.model), torch.set_grad_enabled(differentiable):
         for first in measured_batches(tasks[0], inputs, targets, batch_size, differentiable=differentiable):
-            for k, single in enumerate(tasks):
-                measured = first.measuring(single) if k else first
-                found[k].append(_checked(explain(measured), measured, method))
-            seen.append(_Columns(first.columns.cpu(), first.predicted.cpu(), first.raw.detach().cpu()))
-    return found, seen
+            try:
+                for k, single in enumerate(tasks):
+                    measured = first.measuring(single) if k else first
+                    found[k].append(_checked(explain(measured), measured, method))
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                if not seen and "raw" not in vars(first):  # the model has given nothing yet
+                    _tell_if_single(error, task, inputs)
+                raise
+            seen.append(_Columns(first.columns.cpu(), first.predicted.cpu(), task.logits(first.raw[:1]).shape[1]))
+            if first.raw.shape[1] > 1:  # one logit may lie anywhere in [0, 1] for so few samples
+                signs.see(first.raw.detach())
+    return found, seen, signs
+
+
+def _tell_if_single(error: Exception, task: Task, inputs: Any) -> None:
+    """Raise an error with the way out where the inputs are one sample without its batch axis."""
+    if isinstance(error, torch.OutOfMemoryError) or not _is_single(task, inputs):
+        return
+    shapes = " and ".join(str(tuple(part.shape)) for part in tensors_in(as_inputs(inputs)).values())
+    raise ValueError(
+        f"the model does not take `inputs` of shape {shapes} ({error}), but does with one more axis before it: "
+        "for a single sample give inputs[None]"
+    ) from error
 
 
 def measured_batches(
@@ -343,7 +354,7 @@ def _result(
         tables={name: torch.cat([part.tables[name] for part in parts]) for name in first.tables},
         account=None if first.account is None else joined_account([_known(part.account) for part in parts]),
         sites={site: torch.cat([part.sites[site] for part in parts]) for site in first.sites},
-        class_names=task.named(task.logits(seen[0].raw).shape[1]).class_names,
+        class_names=task.named(seen[0].number).class_names,
         version=__version__,
         source=Source.of(task, inputs),
     )
