@@ -284,3 +284,5 @@ def test_refuses_what_cannot_be_drawn(digits: Ranking):
         ranking_figure(digits, columns=0)
     with pytest.raises(ValueError, match="`names` holds 1 entries; there are 10 samples in the data set"):
         ranking_figure(digits, names=["a"])
+    with pytest.raises(ValueError, match="`class_names` holds 1 entries; .* output column 2: give a name for each"):
+        ranking_figure(digits, class_names=["a"])

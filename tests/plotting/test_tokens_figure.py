@@ -8,7 +8,6 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 import dualview as dv
 from dualview.engine.source import Source
@@ -189,19 +188,6 @@ def test_numbers_are_no_tokens():
     images = dv.Gradient().attribute(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.ones(1, 1, 4, 4))
     with pytest.raises(ValueError, match="a row of numbers a token; a sample's scores here are 1×4×4"):
         dv.plot(images, form="tokens")
-
-
-def test_a_data_set_that_pads_a_sample_alone_otherwise_is_drawn_without_its_input(text: dv.Task):
-    ids = [torch.arange(1, 71), torch.arange(1, 91)]
-
-    def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        padded = nn.utils.rnn.pad_sequence([sample["input_ids"] for sample in samples], batch_first=True)
-        return {"input_ids": padded, "labels": torch.zeros(len(samples), dtype=torch.int64)}
-
-    loader = DataLoader([{"input_ids": row} for row in ids], batch_size=2, collate_fn=collate)
-    scores = dv.Occlusion(baseline={"input_ids": 0}).attribute(text, loader)
-    assert scores.values.shape == (2, 90) and dv.plot(scores, 0).axes
-    assert "90" in words(dv.plot(scores, 1))
 
 
 def test_a_loss_has_proponents_below_zero(text: dv.Task):

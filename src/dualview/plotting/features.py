@@ -19,7 +19,8 @@ from dualview.plotting.explained import NO_SOURCE, check_length, check_rows, sou
 from dualview.plotting.heatmap import Heated, Scale, part_of
 from dualview.plotting.series import is_series, series_figure
 from dualview.plotting.split import split_figure
-from dualview.plotting.tokens import Names, tokens_figure, tokens_of
+from dualview.plotting.token_ids import tokens_of
+from dualview.plotting.tokens import Names, tokens_figure
 from dualview.plotting.words import explained_title, feature_sentence, others_note, percent, signed
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def features(
         form: "maps", "bars", "lines" or "tokens"; "auto" takes tokens where the input is token ids, bars for a row of
             at most 64 numbers, lines for few long channels, else maps. All but maps show one sample.
         names: of columns (bars), channels (lines) or tokens: one for each of the sample, or a function token id → name.
-            Padding, where `attention_mask` is 0, is not drawn and needs no names.
+            The ids are the whole numbers that the method's baseline names, else `input_ids`, else the only ones for
+            each token. Padding, where `attention_mask` is 0, is not drawn and needs no names.
         k: columns drawn as bars of their own, by the size of their scores.
 
     Returns:
@@ -97,7 +99,8 @@ def features(
         IndexError: the attribution has no such row.
         TypeError: `names` is a function, and no tokens are drawn.
         ValueError: no row at all, `true_targets` of another length, `input` is not among the model's, an
-            unknown `form`, or scores of several outputs.
+            unknown `form`, scores of several outputs, several inputs for a form that draws one, or `names`
+            is a function and which input holds the ids cannot be told.
     """
     from dualview.plotting.map_layout import draw_featured
     from dualview.plotting.style import plain_style
@@ -118,6 +121,9 @@ def features(
         raise ValueError(f"{said} draws one sample, and `test` names {len(rows)}{more}")
     if callable(names) and chosen != "tokens":
         raise TypeError(f"`names` is a function, which names tokens by their ids; for form={chosen!r} give strings")
+    if chosen != "maps" and isinstance(values, dict) and len(values) > 1 and input is None:
+        ways = " or ".join(f"input={name!r}" for name in values)
+        raise ValueError(f"form={chosen!r} draws the scores of one input, and there are several: give {ways}")
     if chosen != "maps":
         row = rows[0] % len(attribution)
         draw = {"bars": partial(columns_figure, k=k), "lines": series_figure, "tokens": tokens_figure}[chosen]
@@ -146,7 +152,7 @@ def _form(form: str, attribution: FeatureAttribution, input: str | None, row: in
         return form
     if isinstance(attribution.values, dict) and input is None:
         return "maps"
-    if tokens_of(attribution, row, input) is not None:
+    if tokens_of(attribution, row, input).of_text:
         return "tokens"
     if isinstance(attribution.values, dict):
         return "maps"

@@ -55,7 +55,8 @@ def ranking_figure(
 
     Raises:
         TypeError: `k` or `columns` is no whole number.
-        ValueError: `k` or `columns` is below 1, or there are not as many names as samples.
+        ValueError: `k` or `columns` is below 1, there are not as many names as samples, or a class that is drawn
+            has no name.
     """
     from dualview.plotting.ranking_layout import draw_ranking
     from dualview.plotting.style import plain_style
@@ -71,12 +72,24 @@ def ranking_figure(
     if class_names is not None:
         ranking = dataclasses.replace(ranking, class_names=class_names)
     shown = ranking.head(k)
+    _check_class_names(shown)
     pictures = _pictures(shown, display)
     tiles = [_tile(shown, row, picture) for row, picture in zip(shown.rows(), pictures, strict=True)]
     notes = [OTHERWISE] if any(tile.differs for tile in tiles) else []
     notes += [CONFIDENCE] if tiles and "confidence" in shown.columns else []
     with plain_style():
         return draw_ranking(tiles, columns, _title(ranking), _sentence(ranking, len(tiles)), notes)
+
+
+def _check_class_names(shown: Ranking) -> None:
+    """Refuse class names that do not reach a class that is drawn."""
+    answers = [row[name] for row in shown.rows() for name in ("target", "predicted") if name in shown.columns]
+    last = max((answer for answer in answers if isinstance(answer, int)), default=-1)
+    if shown.class_names is not None and last >= len(shown.class_names):
+        raise ValueError(
+            f"`class_names` holds {len(shown.class_names)} entries; a sample that is drawn has "
+            f"output column {last}: give a name for each output column"
+        )
 
 
 def _title(ranking: Ranking) -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from dualview.engine.batches import tensors_in
 from dualview.features._attribution import FeatureAttribution
-from dualview.plotting.columns import inputs_of, scored_place, sums_sentence
+from dualview.plotting.columns import sums_sentence
 from dualview.plotting.heatmap import part_of
+from dualview.plotting.token_ids import Tokens, tokens_of
 from dualview.plotting.words import count, explained_title, feature_sentence, signed
 
 if TYPE_CHECKING:
@@ -21,22 +18,8 @@ if TYPE_CHECKING:
 MOST_TOKENS = 180  # that are drawn; of a longer text those with the largest scores
 COLUMN = 20  # tokens below each other, as long as that makes no more than MOST_COLUMNS
 MOST_COLUMNS = 3
-NOT_IDS = ("mask", "type_ids", "position_ids")  # how whole numbers for each token end that say nothing of its word
-PADDING = "attention_mask"
 
 Names = Sequence[str] | Callable[[int], str]
-
-
-class Tokens(NamedTuple):
-    """What is known of one sample's tokens.
-
-    Attributes:
-        ids: "token".
-        padding: "token", whether it is padding.
-    """
-
-    ids: Tensor
-    padding: Tensor
 
 
 def tokens_figure(
@@ -61,8 +44,7 @@ def tokens_figure(
         )
     known = tokens_of(attribution, row, input)
     scores = values.reshape(len(values), -1).sum(1)
-    padding = torch.zeros(len(scores), dtype=torch.bool) if known is None else known.padding
-    labels = _labels(names, None if known is None else known.ids.tolist(), padding)
+    padding, labels = known.padding, _labels(names, known)
     there = (~padding).nonzero().flatten()
     strongest = scores[there].abs().argsort(descending=True, stable=True)
     drawn, rest = there[strongest[:MOST_TOKENS].sort().values], there[strongest[MOST_TOKENS:]]
@@ -73,6 +55,10 @@ def tokens_figure(
             total = f", which sum to {signed(float(scores[others].sum()))}" if shares else ""
             size = "" if word == "padding token" else " with smaller scores"
             facts.append(f"Not drawn: {count(len(others), word)}{size}{total}.")
+    if known.uneven and names is None:
+        facts.append(f"No words: {known.uneven}.")
+    if callable(names) and not known.are_ids:
+        facts.append(f"Beside the bars: this input’s own numbers; the words are those of “{known.ids_in}”.")
     target = int(attribution.targets[row])
     panel = Panel(
         explained_title(int(attribution.predicted[row]), target, true_target, class_names),
@@ -88,41 +74,20 @@ def tokens_figure(
         return draw_bars(panel, tones, columns)
 
 
-def tokens_of(attribution: FeatureAttribution, row: int, input: str | None) -> Tokens | None:
-    """Return one sample's token ids and padding; None where the scores are not those of token ids at hand."""
-    given = inputs_of(attribution, row)
-    shape = part_of(attribution.values, input).shape[1:]
-    if given is None or len(shape) != (1 if attribution.site is None else 2):
-        return None
-    ids = {
-        place: part[0]
-        for place, part in tensors_in(given).items()
-        if not part.is_floating_point() and part.dtype != torch.bool and part.shape[1:] == shape[:1]
-    }
-    if attribution.site is None:
-        place = scored_place(attribution, given, input)
-    else:
-        place = next((place for place in ids if not place.endswith(NOT_IDS)), None)
-    if place not in ids:
-        return None
-    masks = [part[0] for name, part in tensors_in(given).items() if name.split(".")[-1] == PADDING]
-    known = [mask for mask in masks if mask.shape == shape[:1]]
-    padding = known[0] == 0 if known else torch.zeros(shape[:1], dtype=torch.bool)
-    return Tokens(ids[place].cpu(), padding.cpu())
-
-
-def _labels(names: Names | None, ids: Sequence[int] | None, padding: Tensor) -> list[str]:
+def _labels(names: Names | None, known: Tokens) -> list[str]:
     """Return what stands beside each token's bar."""
-    if callable(names):
-        if ids is None:
-            raise ValueError(
-                "`names` is a function, and the sample's token ids are not at hand (a loaded result has no source): "
-                "give a list of strings"
-            )
-        return [_visible(names(number)) for number in ids]
-    if names is None:
-        return [f"token {place}" for place in range(len(padding))] if ids is None else [str(number) for number in ids]
+    padding, numbers = known.padding, known.numbers
     there = (~padding).nonzero().flatten().tolist()
+    if callable(names) and not known.of_text or known.uneven and callable(names):
+        raise ValueError(f"`names` is a function, and {known.missing}: give a list of strings")
+    if names is None or callable(names):
+        if numbers is None:
+            return [f"token {place}" for place in range(len(padding))]
+        labels = [str(number) for number in numbers.tolist()]
+        if callable(names) and known.are_ids:
+            for place in there:
+                labels[place] = _visible(names(int(numbers[place])))
+        return labels
     if len(names) not in (len(padding), len(there)):
         without = f", {len(there)} without padding" if len(there) < len(padding) else ""
         raise ValueError(f"`names` holds {len(names)} entries; there are {len(padding)} tokens{without}")
