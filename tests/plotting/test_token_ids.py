@@ -189,3 +189,11 @@ def test_a_sample_without_the_others_is_laid_out_where_its_padding_is_plain():
     assert labels(dv.plot(left, names=["word"] * 5)) == ["word"] * 5
     with pytest.raises(ValueError, match="3 tokens and 5 scores .padded batches.*give a list of strings"):
         dv.plot(left, names=word)
+
+
+def test_zeros_at_both_ends_do_not_tell_where_the_padding_is():
+    network, method = model(ids="input_ids", mask="attention_mask"), dv.Occlusion(baseline={"input_ids": 95})
+    scores = method.attribute(network, padded([4, 5], mask=True, left=True))[0]
+    assert isinstance(scores.values, Tensor) and scores.values[0, 0] == 0 and bool(scores.values[0, 1:].all())
+    scores.values[0, 4] = 0  # of a word that does not count
+    assert labels(dv.plot(scores), "token ") == [f"token {place}" for place in range(5)]
