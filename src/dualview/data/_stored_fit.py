@@ -222,7 +222,7 @@ def load_explainer(store: Store, task: Task, samples: Samples | None, method: Da
         names=facts["names"],
         spec=facts["spec"],
         thumbnails=images,
-        weights=Weights.of(task.model),
+        weights=Weights.of(task.model, fingerprint),
     )
 
 

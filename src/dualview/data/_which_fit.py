@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import datetime
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -99,15 +98,13 @@ def chosen_fit(store: Store, manifests: Mapping[str, Manifest], method: DataMeth
             if method in (name, f"{folder}/{name}"):
                 raise damaged[-1] from error
             continue
-        made = _file(store, folder, name).stat().st_mtime
+        made = store.fit_file(folder, name).stat().st_mtime
         fits.append(StoredFit(folder, name, tensors, facts, manifests[folder].key.data_id, made))
     found = _meant(fits, method)
     if damaged and (method is None or not found):
         raise damaged[0]
     names = [fit.name for fit in fits]
-    listed = "; ".join(
-        f"{fit.name if names.count(fit.name) == 1 else f'{fit.folder}/{fit.name}'} ({fit.described})" for fit in fits
-    )
+    listed = "; ".join(f"{_called(fit.folder, fit.name, names)} ({fit.described})" for fit in fits)
     if not found:
         asked = "" if method is None else f" {method!r}"
         raise StoreError(f"the store at {store.root} has no fit{asked} of this model; it has: {listed or 'none'}")
@@ -127,13 +124,13 @@ def newest_fit(store: Store, task: Task) -> tuple[str, int]:
     manifests, _ = whole_manifests(store)
     mine = [folder for folder, one in manifests.items() if one.key.model_fingerprint == fingerprint]
     fits = [(folder, name) for folder in mine for name in store.fits(folder)]
-    folder, name = max(fits, key=lambda fit: _file(store, *fit).stat().st_mtime_ns)
-    alone = [other for _, other in fits].count(name) == 1
-    return name if alone else f"{folder}/{name}", len(fits)
+    folder, name = max(fits, key=lambda fit: store.fit_file(*fit).stat().st_mtime_ns)
+    return _called(folder, name, [other for _, other in fits]), len(fits)
 
 
-def _file(store: Store, folder: str, name: str) -> Path:
-    return store.root / folder / "fits" / f"{name}.safetensors"
+def _called(folder: str, name: str, names: Sequence[str]) -> str:
+    """Return what a fit is called among those of these names: with its folder where two share one."""
+    return name if names.count(name) == 1 else f"{folder}/{name}"
 
 
 def _meant(fits: list[StoredFit], method: DataMethod | str | None) -> list[StoredFit]:

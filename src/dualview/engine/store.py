@@ -233,7 +233,7 @@ class Store:
         if not _FIT_NAME.fullmatch(name):
             raise ValueError(f"expected the fit's name in letters, digits, '_', '-' and '.', got {name!r}")
         self.manifest(key)
-        self._save(self._folder(key) / _FITS / f"{name}{_SUFFIX}", tensors, info)
+        self._save(self.fit_file(key, name), tensors, info)
 
     def load_fit(self, key: Key | str, name: str) -> tuple[dict[str, Tensor], Any]:
         """Load a fitted state: its tensors, memory-mapped, and its description.
@@ -244,12 +244,16 @@ class Store:
         """
         if name not in self.fits(key):
             raise StoreError(f"{self._folder(key)} has no fit {name!r}; it has: {self.fits(key) or 'none'}")
-        return load_tensors(self._folder(key) / _FITS / f"{name}{_SUFFIX}")
+        return load_tensors(self.fit_file(key, name))
 
     def fits(self, key: Key | str) -> list[str]:
         """Name the fits of a key, in order."""
         files = (self._folder(key) / _FITS).glob(f"*{_SUFFIX}")
         return sorted(path.name.removesuffix(_SUFFIX) for path in files)
+
+    def fit_file(self, key: Key | str, name: str) -> Path:
+        """Return where a fit stands, or would."""
+        return self._folder(key) / _FITS / f"{name}{_SUFFIX}"
 
     def save_probe(self, key: Key | str, tensors: Mapping[str, Tensor], info: Any = None) -> None:
         """Keep some inputs and the model's outputs on them, to tell the model by when it comes back."""

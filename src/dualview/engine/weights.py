@@ -23,9 +23,9 @@ class Weights:
     glimpse: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Weights:
-        """Look at a model."""
-        return cls(model_fingerprint(model), _glimpse(model))
+    def of(cls, model: nn.Module, content: str | None = None) -> Weights:
+        """Look at a model; `content` is its fingerprint, where that is known already."""
+        return cls(model_fingerprint(model) if content is None else content, _glimpse(model))
 
     def check(self, model: nn.Module) -> None:
         """Compare with the model as it is now.

@@ -78,7 +78,7 @@ def _labels(names: Names | None, known: Tokens) -> list[str]:
     """Return what stands beside each token's bar."""
     padding, numbers = known.padding, known.numbers
     there = (~padding).nonzero().flatten().tolist()
-    if callable(names) and not known.of_text or known.uneven and callable(names):
+    if callable(names) and (known.uneven or not known.of_text):
         raise ValueError(f"`names` is a function, and {known.missing}: give a list of strings")
     if names is None or callable(names):
         if numbers is None:
